@@ -1,0 +1,1 @@
+"""Dovetail cuts a neural network and the chip it runs on to fit each other."""

@@ -1,0 +1,1 @@
+"""Published compression methods, one a file."""

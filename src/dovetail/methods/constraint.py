@@ -1,0 +1,87 @@
+"""The seam between a method that constrains a weight, the training loop and the storage formats.
+
+A `Constraint` is a torch parametrization with four more duties. Constraints stack on one weight in the order in which
+they were applied, so methods compose without knowing each other: prune, then share, then code.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dovetail.formats import Layout
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: `index` optimiser steps of `total` are done."""
+
+    index: int
+    total: int
+
+    @property
+    def progress(self) -> float:
+        """The fraction of training that is done, in [0, 1]."""
+        return self.index / self.total
+
+
+class Constraint(nn.Module):
+    """One method's hold on one weight."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The effective weight from the latent one, with its gradient."""
+        raise NotImplementedError
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The latent weight to start from, given the trained one."""
+        return weight
+
+    def penalty(self) -> Tensor:
+        """A scalar added to the loss."""
+        return torch.zeros(())
+
+    def after_step(self, step: Step) -> None:
+        """What happens between optimiser steps: a dual update, a schedule."""
+
+    def freeze(self, layout: Layout) -> Layout:
+        """How the weight is to be stored, given how the constraints below this one store it."""
+        return layout
+
+
+def constraints(model: nn.Module) -> Iterator[tuple[str, Constraint]]:
+    """Every constraint in `model` with the name of the weight it holds, as in the unconstrained model's state_dict."""
+    for path, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        parametrizations = module.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        for tensor_name, stack in parametrizations.items():
+            assert isinstance(stack, nn.ModuleList)
+            for constraint in stack:
+                if isinstance(constraint, Constraint):
+                    yield f"{path}.{tensor_name}" if path else tensor_name, constraint
+
+
+def layouts(model: nn.Module) -> dict[str, Layout]:
+    """How each constrained weight is to be stored, by the weight's name."""
+    result: dict[str, Layout] = {}
+    for name, constraint in constraints(model):
+        result[name] = constraint.freeze(result.get(name, Layout()))
+    return result
+
+
+def bake(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose constrained weights are plain parameters holding the effective weights."""
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        if parametrize.is_parametrized(module):
+            parametrizations = module.parametrizations
+            assert isinstance(parametrizations, nn.ModuleDict)
+            for tensor_name in list(parametrizations):
+                parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=True)
+    return plain
