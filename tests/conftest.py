@@ -1,0 +1,29 @@
+"""What every test may ask for: the data sets that do not come with the package."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def data_folder(part: str) -> str:
+    """The name of the data set whose files lie in that part of DOVETAIL_DATA; without them the test is skipped."""
+    root = os.environ.get("DOVETAIL_DATA")
+    if root is None or not (Path(root) / part).is_dir():
+        pytest.skip(f"needs the folder {part} in DOVETAIL_DATA")
+    return str(Path(root) / part)
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> str:
+    return data_folder("mnist")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_folder() -> str:
+    return data_folder("fashion-mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder() -> str:
+    return data_folder("cifar-10-batches-bin")
