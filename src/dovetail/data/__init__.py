@@ -1,0 +1,18 @@
+"""Data sets: where they come from, how they are checked, how they become batches."""
+
+from dovetail.data.augment import ShiftAndFlip
+from dovetail.data.catalogue import DATASETS, load_dataset
+from dovetail.data.dataset import Dataset, Split, TensorSplit
+from dovetail.data.task import Classification, MatchOutputs, Task
+
+__all__ = [
+    "DATASETS",
+    "Classification",
+    "Dataset",
+    "MatchOutputs",
+    "ShiftAndFlip",
+    "Split",
+    "Task",
+    "TensorSplit",
+    "load_dataset",
+]

@@ -1,0 +1,73 @@
+"""What a data set asks of a network: the loss to train with and the score to report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dovetail.errors import DataError
+
+
+class Task(ABC):
+    """The loss and the metric of a data set. Every task is a frozen dataclass."""
+
+    metric: ClassVar[str]
+    """What the mean of `score` is called in a report."""
+
+    targets_from_original: ClassVar[bool] = False
+    """True if the targets are the original network's outputs, so that whoever trains or scores has to run it."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """One float32 score a sample, higher is better; their mean is the metric."""
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """One class of K for each input. Outputs are logits (N, K), targets are class indices (N)."""
+
+    metric: ClassVar[str] = "accuracy"
+
+    def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy with the targets smoothed towards uniform (Szegedy et al. 2016, arXiv:1512.00567)."""
+        return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """1.0 where the largest logit is at the target, else 0.0."""
+        return (outputs.argmax(1) == targets).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class MatchOutputs(Task):
+    """Do what the original network does, for data without labels. Targets are the original's outputs (N, K, ...)."""
+
+    metric: ClassVar[str] = "agreement"
+    targets_from_original: ClassVar[bool] = True
+
+    def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Kullback-Leibler divergence of the outputs' softmax over K from the targets'; smoothing is ignored."""
+        log_q, log_p = (functional.log_softmax(_checked(x), 1) for x in (outputs, targets))
+        return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The fraction of positions (one, for outputs (N, K)) where both have their largest value in the same class."""
+        agree = (_checked(outputs).argmax(1) == _checked(targets).argmax(1)).to(torch.float32)
+        return agree.flatten(1).mean(1) if agree.ndim > 1 else agree
+
+
+def _checked(outputs: Tensor) -> Tensor:
+    if outputs.ndim < 2 or outputs.shape[1] < 2:
+        raise DataError(
+            "agreement compares which of K >= 2 outputs is largest, "
+            f"but the network's output is {tuple(outputs.shape)}: use a data set with labels"
+        )
+    return outputs
