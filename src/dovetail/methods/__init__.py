@@ -1,1 +1,10 @@
-"""Published compression methods, one a file."""
+"""Published compression methods, one a file. METHODS lists them all by the name a recipe uses."""
+
+from dovetail.methods.entropy_coding import EntropyCoding
+from dovetail.methods.method import Method
+from dovetail.methods.prune import Magnitude
+from dovetail.methods.quantize import WeightSharing
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Magnitude, WeightSharing, EntropyCoding)}
+
+__all__ = ["METHODS", "EntropyCoding", "Magnitude", "Method", "WeightSharing"]

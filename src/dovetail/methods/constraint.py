@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dovetail.formats import Layout
+
+C = TypeVar("C", bound="Constraint")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ def constraints(model: nn.Module) -> Iterator[tuple[str, Constraint]]:
                     yield f"{path}.{tensor_name}" if path else tensor_name, constraint
 
 
+def constrain(model: nn.Module, name: str, constraint: Constraint) -> None:
+    """Register `constraint` on the weight called `name`, on top of those it has."""
+    path, _, tensor_name = name.rpartition(".")
+    parametrize.register_parametrization(model.get_submodule(path), tensor_name, constraint)
+
+
+def find(model: nn.Module, name: str, kind: type[C]) -> C | None:
+    """The constraint of one kind on the weight called `name`, if it has one."""
+    return next((c for n, c in constraints(model) if n == name and isinstance(c, kind)), None)
+
+
 def layouts(model: nn.Module) -> dict[str, Layout]:
     """How each constrained weight is to be stored, by the weight's name."""
     result: dict[str, Layout] = {}
@@ -79,9 +93,14 @@ def bake(model: nn.Module) -> nn.Module:
     """A copy of `model` whose constrained weights are plain parameters holding the effective weights."""
     plain = copy.deepcopy(model)
     for module in plain.modules():
-        if parametrize.is_parametrized(module):
-            parametrizations = module.parametrizations
-            assert isinstance(parametrizations, nn.ModuleDict)
-            for tensor_name in list(parametrizations):
-                parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=True)
+        if not parametrize.is_parametrized(module):
+            continue
+        parametrizations = module.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        weights = {tensor_name: getattr(module, tensor_name).detach().clone() for tensor_name in parametrizations}
+        # Not parametrize.remove_parametrizations: it deletes the property from the class, which a copy shares.
+        del module.parametrizations
+        module.__class__ = module.__class__.__bases__[0]
+        for tensor_name, weight in weights.items():
+            module.register_parameter(tensor_name, nn.Parameter(weight))
     return plain

@@ -1,0 +1,254 @@
+"""`compress` carries out a recipe: plan, apply, retrain, measure, and so on for every round of every step.
+
+With a folder to keep its state in, a run that was killed at any moment goes on from its last finished epoch, and ends
+bit for bit where an uninterrupted run would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from dovetail.data import Dataset
+from dovetail.errors import RecipeError
+from dovetail.formats import Float, Layout
+from dovetail.methods import Method
+from dovetail.methods.constraint import bake, layouts
+from dovetail.methods.method import Context, Plan
+from dovetail.recipe import Recipe
+from dovetail.train import load_state, save_state, score, train
+
+PLANNING_IMAGES = 1000
+"""How many validation images a plan's measurements use."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of one step led to. `kept` is False if it lost too much and was undone."""
+
+    method: str
+    step: int
+    stage: int
+    score: float
+    """The task's metric on the validation split, as a fraction."""
+    stored_bytes: int
+    """Of all tensors, as they would be stored now."""
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model, its constraints still on it, and how it came about."""
+
+    model: nn.Module
+    dataset: Dataset
+    remaining: str
+    history: tuple[Round, ...]
+    provenance: dict[str, Any]
+
+
+def compress(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    name: str = "",
+    seed: int = 0,
+    max_drop: float | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Compressed:
+    """Compress a copy of `model`.
+
+    Args:
+        name: what to call the model in the record.
+        max_drop: the largest loss permitted on the validation split, in the metric's percentage points. A round that
+            loses more is undone, and its step ends there.
+        folder: where the state of the run is kept; a run found there is resumed.
+
+    Raises:
+        RecipeError: the folder holds a run of another model, recipe, data set or seed.
+    """
+    run = _Run(model, dataset, recipe, seed=seed, max_drop=max_drop, folder=folder, progress=progress, name=name)
+    for step in range(len(recipe.steps)):
+        run.carry_out(step)
+    return run.result()
+
+
+def plans(model: nn.Module, dataset: Dataset, recipe: Recipe) -> list[tuple[Method, Plan]]:
+    """What each step would do to the model as it is now: later steps plan anew once earlier ones have changed it."""
+    context = _context(dataset, model)
+    return [(step.method, step.method.plan(model, context)) for step in recipe.steps]
+
+
+def stored_bytes(model: nn.Module, remaining: str) -> int:
+    """The bytes of all tensors of `model` stored as its constraints have it, the others as `remaining` floats."""
+    plan, plain = layouts(model), bake(model)
+    other = Layout(values=partial(Float.encode, dtype=remaining))
+    weights = {name: value.detach().cpu().numpy() for name, value in plain.named_parameters()}
+    return sum(plan.get(name, other).encode(weight).bits for name, weight in weights.items()) // 8
+
+
+class _Run:
+    """The state of one compression: the model, the plans made, the rounds done."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        seed: int,
+        max_drop: float | None,
+        folder: Path | None,
+        progress: Progress | None,
+        name: str,
+    ) -> None:
+        self.original = copy.deepcopy(model).eval()
+        self.model = copy.deepcopy(model).eval()
+        self.dataset, self.recipe, self.seed, self.max_drop = dataset, recipe, seed, max_drop
+        self.folder, self.progress, self.name = folder, progress, name
+        self.plans: dict[str, Plan] = {}
+        self.history: list[Round] = []
+        self.identity = self._identity()
+        self.baseline = 0.0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        if self._state_path is not None and self._state_path.exists():
+            self._resume(load_state(self._state_path))
+        else:
+            self.baseline = self._score()
+
+    def carry_out(self, step: int) -> None:
+        method, training = self.recipe.steps[step].method, self.recipe.steps[step].training
+        if str(step) not in self.plans:
+            self.plans[str(step)] = method.plan(self.model, _context(self.dataset, self.original))
+            self._save()
+        plan = self.plans[str(step)]
+        for stage in range(method.stages):
+            done = [entry for entry in self.history if entry.step == step]
+            if done and not done[-1].kept:
+                return
+            if stage < len(done):
+                continue
+            before = copy.deepcopy(self.model) if self.max_drop is not None else None
+            method.apply(self.model, plan, stage)
+            if training is not None:
+                self.model = self._train(step, stage)
+            self._judge(step, stage, before)
+
+    def result(self) -> Compressed:
+        provenance = {
+            **self.identity,
+            "recipe_text": self.recipe.text,
+            "baseline_score": self.baseline,
+            "history": [asdict(entry) for entry in self.history],
+        }
+        return Compressed(self.model, self.dataset, self.recipe.remaining, tuple(self.history), provenance)
+
+    def _train(self, step: int, stage: int) -> nn.Module:
+        training = self.recipe.steps[step].training
+        assert training is not None
+        wants_teacher = training.distillation > 0 or self.dataset.task.targets_from_original
+        train(
+            self.model,
+            self.dataset,
+            training,
+            seed=int(np.random.SeedSequence([self.seed, step, stage]).generate_state(1)[0]),
+            teacher=self.original if wants_teacher else None,
+            checkpoint=self._checkpoint_path(step, stage),
+            progress=self.progress,
+        )
+        return self.model.eval()
+
+    def _judge(self, step: int, stage: int, before: nn.Module | None) -> None:
+        """Measure the round; keep it, or undo it if it lost too much."""
+        reached = self._score()
+        kept = before is None or self.max_drop is None or 100 * (self.baseline - reached) <= self.max_drop
+        size = stored_bytes(self.model, self.recipe.remaining)
+        if not kept:
+            assert before is not None
+            self.model = before
+        method = self.recipe.steps[step].method
+        self.history.append(Round(method.name, step, stage, reached, size, kept))
+        self._save()
+        if (checkpoint := self._checkpoint_path(step, stage)) is not None:
+            checkpoint.unlink(missing_ok=True)
+
+    def _score(self) -> float:
+        return score(self.model, self.dataset, "validation", original=self.original)
+
+    def _identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for key, value in self.original.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        packages = ("dovetail", "torch", "numpy")
+        return {
+            "model": self.name,
+            "model_sha256": digest.hexdigest(),
+            "dataset": self.dataset.name,
+            "recipe": self.recipe.name,
+            "recipe_sha256": hashlib.sha256(repr(self.recipe).encode()).hexdigest(),
+            "seed": self.seed,
+            "max_drop": self.max_drop,
+            "threads": torch.get_num_threads(),
+            "versions": {package: importlib.metadata.version(package) for package in packages},
+        }
+
+    @property
+    def _state_path(self) -> Path | None:
+        return None if self.folder is None else self.folder / "state.safetensors"
+
+    def _checkpoint_path(self, step: int, stage: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"training-{step}-{stage}.safetensors"
+
+    def _save(self) -> None:
+        if self._state_path is None:
+            return
+        state = {
+            "identity": self.identity,
+            "baseline": self.baseline,
+            "plans": self.plans,
+            "history": [asdict(entry) for entry in self.history],
+            "model": dict(self.model.state_dict()),
+        }
+        save_state(self._state_path, state)
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        if different := [key for key, value in self.identity.items() if state["identity"].get(key) != value]:
+            raise RecipeError(
+                f"{self.folder} holds an unfinished run whose {', '.join(different)} differ; "
+                "repeat the command that began it, choose another folder, or discard it"
+            )
+        self.baseline, self.plans = state["baseline"], dict(state["plans"])
+        self.history = [Round(**entry) for entry in state["history"]]
+        for entry in self.history:
+            if entry.kept:
+                self.recipe.steps[entry.step].method.apply(self.model, self.plans[str(entry.step)], entry.stage)
+        self.model.load_state_dict(state["model"])
+
+
+def _context(dataset: Dataset, original: nn.Module) -> Context:
+    batches = list(dataset.batches("validation", 250, limit=PLANNING_IMAGES))
+    if dataset.task.targets_from_original:
+        batches = [(inputs, original(inputs)) for inputs, _ in batches]
+
+    @torch.no_grad()
+    def loss(model: nn.Module) -> float:
+        model.eval()
+        sums = [float(dataset.task.loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches]
+        return sum(sums) / sum(len(inputs) for inputs, _ in batches)
+
+    return Context(loss=loss)

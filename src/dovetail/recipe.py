@@ -1,0 +1,177 @@
+"""A recipe is a list of steps, each a method and how to retrain after it; `compress` carries it out.
+
+Read from TOML or written in Python:
+
+    name = "deep_compression"
+    remaining = "float16"           # how the tensors that no step takes are stored
+
+    [[step]]
+    method = "magnitude"
+    sparsity = 0.9
+    training = { epochs = 4, learning_rate = 0.01 }
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dovetail.errors import RecipeError
+from dovetail.methods import METHODS, Method
+from dovetail.train import Training
+
+T = TypeVar("T")
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+def builtin_recipes() -> list[str]:
+    """The names of the recipes in the package."""
+    files = resources.files("dovetail").joinpath("recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeStep:
+    """A method, and how to retrain after each of its rounds (None: not at all)."""
+
+    method: Method
+    training: Training | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Steps in the order in which they are applied. `text` is the TOML it was read from, for the record."""
+
+    name: str
+    steps: tuple[RecipeStep, ...]
+    remaining: str = "float32"
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.remaining not in FLOATS:
+            raise RecipeError(f"recipe {self.name}: remaining must be one of {FLOATS}, got {self.remaining!r}")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Recipe:
+        """A recipe of the package by its name, or the one in a .toml file.
+
+        Raises:
+            RecipeError: there is none, or something in it is unknown or out of range (line and key named).
+        """
+        path = Path(name_or_path)
+        if path.suffix != ".toml":
+            known = builtin_recipes()
+            if str(name_or_path) not in known:
+                raise RecipeError(
+                    f"no recipe is called {str(name_or_path)!r}; the package has {', '.join(known)}; "
+                    "a recipe of your own is a file whose name ends in .toml"
+                )
+            text = resources.files("dovetail").joinpath("recipes", f"{name_or_path}.toml").read_text("utf-8")
+            return parse(text, f"{name_or_path}.toml")
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+        return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Recipe:
+    """The recipe written in `text`; `source` names it in messages.
+
+    Raises:
+        RecipeError: not TOML, or an unknown or ill-valued key; the message names line and key.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: not valid TOML: {error}") from error
+    reader = _Reader(text, source)
+    reader.refuse_unknown(tables, ("name", "remaining", "step"), "")
+    steps = tables.get("step", [])
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
+        raise RecipeError(f"{source}: a recipe needs at least one [[step]] table")
+    name = tables.get("name", Path(source).stem)
+    remaining = tables.get("remaining", "float32")
+    if not isinstance(name, str) or remaining not in FLOATS:
+        key = "remaining" if isinstance(name, str) else "name"
+        expected = f"one of {', '.join(FLOATS)}" if key == "remaining" else "text"
+        raise reader.error("", key, f"must be {expected}, got {tables[key]!r}")
+    return Recipe(
+        name=name,
+        steps=tuple(reader.step(step, f"step {number}") for number, step in enumerate(steps, 1)),
+        remaining=remaining,
+        text=text,
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns tables into methods and trainings, and knows on which line a key stands."""
+
+    text: str
+    source: str
+
+    def step(self, table: Mapping[str, Any], where: str) -> RecipeStep:
+        settings = dict(table)
+        method_name = settings.pop("method", None)
+        training = settings.pop("training", None)
+        if method_name is None:
+            raise self.error(where, "method", f"is missing; the methods are {', '.join(METHODS)}")
+        if method_name not in METHODS:
+            raise self.error(where, "method", f"{method_name!r} is unknown{_hint(str(method_name), METHODS)}")
+        method = self.build(METHODS[method_name], settings, where)
+        if training is None:
+            return RecipeStep(method=method)
+        if not isinstance(training, dict):
+            raise self.error(where, "training", f"must be a table, got {training!r}")
+        return RecipeStep(method=method, training=self.build(Training, training, f"{where}.training"))
+
+    def build(self, kind: type[T], settings: Mapping[str, Any], where: str) -> T:
+        self.refuse_unknown(settings, tuple(field.name for field in fields(kind)), where)  # type: ignore[arg-type]
+        try:
+            return msgspec.convert(settings, kind)
+        except msgspec.ValidationError as error:
+            reason = str(error).split(" - at ")[0]
+            path = re.search(r"`\$\.?([\w.]*)", str(error))
+            key = path.group(1) if path and path.group(1) else _mentioned(reason, settings)
+            raise self.error(where, key, reason) from error
+
+    def refuse_unknown(self, table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        for key in table:
+            if key not in known:
+                raise self.error(where, key, f"is unknown{_hint(key, known)}")
+
+    def error(self, where: str, key: str, reason: str) -> RecipeError:
+        line = self.line_of(where, key)
+        return RecipeError(f"{self.source}, line {line}: {f'{where}, ' if where else ''}key {key!r}: {reason}")
+
+    def line_of(self, where: str, key: str) -> int:
+        """The line of `key` in the table `where` ("", "step 2" or "step 2.training"), or else of the table itself."""
+        step = int(found.group(1)) if (found := re.match(r"step (\d+)", where)) else 0
+        seen, table_line = 0, 1
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if re.match(r"\s*\[\[\s*step\s*\]\]", line):
+                seen += 1
+                if seen == step:
+                    table_line = number
+            elif seen == step and re.search(rf"(^|[\s{{,.\"']){re.escape(key.split('.')[0])}[\"']?\s*=", line):
+                return number
+        return table_line
+
+
+def _mentioned(reason: str, settings: Mapping[str, Any]) -> str:
+    """The key that a message of a dataclass's own check ("magnitude.sparsity must be ...") speaks of."""
+    return next((key for key in settings if re.search(rf"\b{key}\b", reason)), next(iter(settings), ""))
+
+
+def _hint(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"

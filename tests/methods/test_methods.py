@@ -1,0 +1,157 @@
+"""What every compression method must do. A new method is tested here by being listed in METHODS."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dovetail.errors import ModelError
+from dovetail.methods import METHODS, Method
+from dovetail.methods.constraint import Step, bake, constraints, layouts
+from dovetail.methods.method import Context
+
+PICTURES = torch.randn(16, 2, 9, 9, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(16) % 3
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 7, 3, bias=False), nn.ReLU(), nn.Flatten(),
+        nn.Linear(175, 3),
+    )  # fmt: skip
+
+
+def loss(model: nn.Module) -> float:
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(model.eval()(PICTURES), LABELS))
+
+
+CONTEXT = Context(loss=loss)
+
+
+def carried_out(method: Method, model: nn.Module) -> nn.Module:
+    plan = method.plan(model, CONTEXT)
+    for stage in range(method.stages):
+        method.apply(model, plan, stage)
+    return model
+
+
+@pytest.fixture(params=METHODS.values(), ids=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    return request.param()
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class TestEveryMethod:
+    def test_planning_leaves_the_model_alone(self, method: Method) -> None:
+        model, untouched = network(), network()
+        method.plan(model, CONTEXT)
+        assert same(model, untouched)
+
+    def test_its_plan_is_json(self, method: Method) -> None:
+        plan = method.plan(network(), CONTEXT)
+        assert json.loads(json.dumps(plan)) == plan
+
+    def test_is_deterministic(self, method: Method) -> None:
+        assert same(carried_out(method, network()), carried_out(method, network()))
+
+    def test_replaying_its_plan_rebuilds_the_structure(self, method: Method) -> None:
+        model = network()
+        plan = method.plan(model, CONTEXT)
+        rebuilt = network()
+        for stage in range(method.stages):
+            method.apply(model, plan, stage)
+            method.apply(rebuilt, plan, stage)
+        for parameter in model.parameters():
+            parameter.data.mul_(0.9)
+        rebuilt.load_state_dict(model.state_dict())
+        assert loss(rebuilt) == loss(model)
+
+    def test_takes_the_layers_asked_for_and_no_others(self, method: Method) -> None:
+        only = type(method)(layers=("6",))
+        assert {name for name, _ in constraints(carried_out(only, network()))} == {"6.weight"}
+
+    def test_says_when_no_layer_matches(self, method: Method) -> None:
+        nowhere = type(method)(layers=("encoder.*",))
+        with pytest.raises(ModelError, match=r"no layer matches \['encoder.\*'\].*'0', '3', '6'"):
+            nowhere.plan(network(), CONTEXT)
+
+    def test_stored_weights_decode_to_the_effective_ones(self, method: Method) -> None:
+        model = carried_out(method, network())
+        effective = dict(bake(model).named_parameters())
+        for name, layout in layouts(model).items():
+            weight = effective[name].detach().numpy()
+            assert np.array_equal(layout.encode(weight).decode(), weight)
+
+    def test_baking_keeps_the_function_and_the_original(self, method: Method) -> None:
+        model = carried_out(method, network())
+        before = loss(model)
+        plain = bake(model)
+        assert loss(plain) == before and loss(model) == before
+        assert set(dict(plain.named_parameters())) == set(dict(network().named_parameters()))
+
+    def test_holds_through_momentum_and_weight_decay(self, method: Method) -> None:
+        model = carried_out(method, network())
+        zero = {name: weight == 0 for name, weight in method.weights(model).items()}
+        train_a_little(model)
+        for name, weight in method.weights(model).items():
+            assert not weight[zero[name]].any(), f"{name}: pruned weights came back"
+
+    def test_its_gradient_is_that_of_its_forward(self, method: Method) -> None:
+        model = carried_out(method, network()).double()
+        if method.name == "weight_sharing":
+            # Its rounding to float16 passes gradients straight through; finite differences must not see the steps.
+            for _, constraint in constraints(model):
+                constraint.table = lambda held=constraint: torch.cat([held.values.new_zeros(1), held.values])
+        pictures = PICTURES.double()
+        for parameter in model.parameters():
+            parameter.grad = None
+        objective = lambda: nn.functional.cross_entropy(model.eval()(pictures), LABELS)  # noqa: E731
+        objective().backward()
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                continue
+            flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+            for i in (0, flat.numel() // 2, flat.numel() - 1):
+                at, step = flat[i].item(), 1e-6
+                with torch.no_grad():
+                    flat[i] = at + step
+                    above = objective()
+                    flat[i] = at - step
+                    below = objective()
+                    flat[i] = at
+                assert gradient[i].item() == pytest.approx(float((above - below) / (2 * step)), abs=1e-5)
+
+    def test_works_on_top_of_every_other_method(self, method: Method) -> None:
+        for first in METHODS.values():
+            model = carried_out(method, carried_out(first(), network()))
+            effective = dict(bake(model).named_parameters())
+            for name, layout in layouts(model).items():
+                weight = effective[name].detach().numpy()
+                assert np.array_equal(layout.encode(weight).decode(), weight), f"{first.name}, then {method.name}"
+
+    def test_copies_are_independent(self, method: Method) -> None:
+        model = carried_out(method, network())
+        kept = copy.deepcopy(model)
+        before = loss(kept)
+        train_a_little(model)
+        assert loss(kept) == before
+
+
+def train_a_little(model: nn.Module) -> None:
+    optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+    held = [constraint for _, constraint in constraints(model)]
+    for index in range(5):
+        optimiser.zero_grad()
+        value = nn.functional.cross_entropy(model.train()(PICTURES), LABELS) + sum(c.penalty() for c in held)
+        value.backward()
+        optimiser.step()
+        for constraint in held:
+            constraint.after_step(Step(index + 1, 5))

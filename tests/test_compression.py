@@ -1,0 +1,155 @@
+"""Carrying out a recipe: what it reaches, what --max-drop undoes, and that a killed run ends where it would have."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dovetail.compression import Compressed, compress, plans
+from dovetail.data import Dataset, load_dataset
+from dovetail.errors import RecipeError
+from dovetail.methods.constraint import bake, constraints
+from dovetail.networks import load_model
+from dovetail.recipe import Recipe, parse
+
+RECIPE = parse(
+    """
+    remaining = "float16"
+    [[step]]
+    method = "magnitude"
+    sparsity = 0.8
+    rounds = 2
+    training = { epochs = 2, images = 640, learning_rate = 0.01, distillation = 0.3 }
+    [[step]]
+    method = "weight_sharing"
+    bits = 3
+    from_bits = 4
+    training = { epochs = 1, images = 640, optimizer = "adamw", learning_rate = 1e-4 }
+    [[step]]
+    method = "entropy_coding"
+    """,
+    "test.toml",
+)
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_compression import RECIPE, network
+from dovetail.compression import compress
+from dovetail.data import load_dataset
+from dovetail.train import save_state
+folder = Path(sys.argv[1])
+compressed = compress(network(), load_dataset("fashion_mnist_sample"), RECIPE, folder=folder, seed=3)
+save_state(folder / "final.safetensors", dict(compressed.model.state_dict()))
+"""
+
+
+def network() -> nn.Module:
+    return load_model("resnet8_fashion").module
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset("fashion_mnist_sample")
+
+
+@pytest.fixture(scope="module")
+def compressed(dataset: Dataset) -> Compressed:
+    return compress(network(), dataset, RECIPE, seed=3)
+
+
+def test_reaches_what_the_recipe_asks_for(compressed: Compressed) -> None:
+    weights = dict(bake(compressed.model).named_parameters())
+    held = {name for name, _ in constraints(compressed.model)}
+    zeros = sum(int((weights[name] == 0).sum()) for name in held)
+    assert zeros / sum(weights[name].numel() for name in held) == pytest.approx(0.8, abs=0.01)
+    assert all(len(weights[name].unique()) <= 8 for name in held)
+
+
+def test_the_history_tells_every_round(compressed: Compressed) -> None:
+    assert [(r.method, r.stage) for r in compressed.history] == [
+        ("magnitude", 0), ("magnitude", 1), ("weight_sharing", 0), ("weight_sharing", 1), ("entropy_coding", 0),
+    ]  # fmt: skip
+    sizes = [r.stored_bytes for r in compressed.history]
+    assert sizes == sorted(sizes, reverse=True)
+    assert compressed.history[-1].score > compressed.provenance["baseline_score"] - 0.1
+
+
+def test_leaves_the_given_model_alone(dataset: Dataset) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    compress(model, dataset, RECIPE, seed=3)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_weights(compressed: Compressed, dataset: Dataset) -> None:
+    again = compress(network(), dataset, RECIPE, seed=3)
+    assert_same(again.model.state_dict(), compressed.model.state_dict())
+    assert again.provenance == compressed.provenance
+
+
+def test_a_round_that_loses_too_much_is_undone(dataset: Dataset) -> None:
+    harsh = parse(
+        """
+        [[step]]
+        method = "magnitude"
+        sparsity = 0.999
+        rounds = 4
+        [[step]]
+        method = "entropy_coding"
+        """,
+        "harsh.toml",
+    )
+    result = compress(network(), dataset, harsh, max_drop=2.0)
+    lost = [100 * (result.provenance["baseline_score"] - r.score) for r in result.history]
+    for entry, drop in zip(result.history, lost, strict=True):
+        assert entry.kept == (drop <= 2.0)
+    undone = [r for r in result.history if not r.kept]
+    assert len(undone) == 1 and undone[0].method == "magnitude"
+    assert result.history[-1].method == "entropy_coding" and result.history[-1].kept
+
+
+def test_a_plan_can_be_seen_without_carrying_it_out(dataset: Dataset) -> None:
+    shown = plans(network(), dataset, RECIPE)
+    assert [method.name for method, _ in shown] == ["magnitude", "weight_sharing", "entropy_coding"]
+    assert all(len(row["kept"]) == 2 for row in shown[0][1].values())
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path, dataset: Dataset) -> None:
+    only_coding = Recipe(name="coding", steps=RECIPE.steps[-1:])
+    compress(network(), dataset, only_coding, folder=tmp_path, seed=1)
+    with pytest.raises(RecipeError, match=r"holds an unfinished run whose seed differ"):
+        compress(network(), dataset, only_coding, folder=tmp_path, seed=2)
+
+
+@pytest.mark.parametrize("patience", [1.0, 2.5, 4.0])
+def test_a_killed_run_ends_where_it_would_have(tmp_path: Path, patience: float) -> None:
+    """SIGKILL, again and again; then the same weights, bit for bit."""
+    command = [sys.executable, "-c", RUN]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, str(whole), str(Path(__file__).parent)], check=True)
+    kills = 0
+    while not (killed / "final.safetensors").exists():
+        process = subprocess.Popen([*command, str(killed), str(Path(__file__).parent)])
+        try:
+            process.wait(timeout=3 + patience * (1 + kills))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 0
+    assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
