@@ -1,0 +1,7 @@
+"""What a network computes: operations with named loop extents and measured operands, traced from a torch module."""
+
+from dovetail.workload.operation import Kind, Operand, Operation, Role
+from dovetail.workload.trace import trace
+from dovetail.workload.workload import Summary, Workload
+
+__all__ = ["Kind", "Operand", "Operation", "Role", "Summary", "Workload", "trace"]
