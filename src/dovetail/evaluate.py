@@ -1,0 +1,253 @@
+"""One Record: what one evaluation of an artefact found, each number with how it was obtained.
+
+Accuracy comes from the decoded weights, run by the session that users run; bytes are those of the file; costs come from
+targets. Reports and searches read Records and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from dovetail.data import Dataset
+from dovetail.data.dataset import SplitName
+from dovetail.errors import DovetailError
+from dovetail.formats import Format
+from dovetail.runtime import Artefact, Session, freeze
+from dovetail.targets import Cost, Target
+from dovetail.train import score
+
+RECORD_VERSION = 1
+COST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """How one tensor is stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    elements: int
+    bits: int
+    bits_by_part: dict[str, int]
+    density: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per element of the decoded tensor."""
+        return self.bits / self.elements if self.elements else 0.0
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """The network after one round of its recipe: its metric on held-out data, and its size if it were stored then.
+
+    `kept` is False if the round lost too much and was undone.
+    """
+
+    step: str
+    accuracy: float | None
+    bytes: int
+    kept: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one evaluation found. Accuracies are fractions, measured on the first `images` images of `split`."""
+
+    name: str
+    dataset: str
+    split: str
+    images: int
+    metric: str
+    accuracy: float
+    original_accuracy: float | None
+    original_bytes: int
+    original_bytes_source: str
+    file_bytes: int
+    bytes_by_part: dict[str, int]
+    tensors: tuple[TensorRecord, ...]
+    costs: tuple[Cost, ...]
+    original_costs: tuple[Cost, ...]
+    history: tuple[HistoryRecord, ...]
+    provenance: dict[str, Any]
+    commands: tuple[str, ...]
+    version: int = field(default=RECORD_VERSION)
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the file is than the original's parameters in float32."""
+        return self.original_bytes / self.file_bytes
+
+    def to_json(self) -> bytes:
+        """This record as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Record:
+        """The record that `to_json` wrote.
+
+        Raises:
+            DovetailError: it is no record, or one of another version.
+        """
+        try:
+            version = msgspec.json.decode(text, type=_Versioned).version
+            if version != RECORD_VERSION:
+                raise DovetailError(f"This record has version {version}, this program reads version {RECORD_VERSION}")
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise DovetailError(f"This is not a record that `dovetail evaluate` wrote: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Versioned:
+    version: int
+
+
+def evaluate(
+    artefact: Artefact,
+    dataset: Dataset,
+    targets: Sequence[Target],
+    *,
+    original: nn.Module | None = None,
+    split: SplitName = "test",
+    limit: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Record:
+    """Measure an artefact, and beside it the network it was made from.
+
+    Args:
+        targets: where to cost both; they get one batch of real images.
+        original: the uncompressed network; it is scored and costed in the same run. None leaves it out.
+        limit: how many images of `split` to use, None for all.
+        progress: told what is done next, in a few words.
+
+    Raises:
+        DataError: the data set does not fit the network.
+        TargetError: a target cannot cost the network.
+    """
+    tell = progress or (lambda _: None)
+    session = Session(artefact)
+    tell(f"accuracy of the artefact on {dataset.name}")
+    accuracy = score(
+        lambda inputs: torch.from_numpy(session(inputs.numpy())), dataset, split, limit=limit, original=original
+    )
+    batch = next(iter(dataset.batches(split, COST_BATCH, limit=limit)))[0]
+
+    original_accuracy: float | None = None
+    original_costs: list[Cost] = []
+    if original is not None:
+        tell("accuracy of the original")
+        original_accuracy = score(original, dataset, split, limit=limit, original=original)
+        uncompressed = freeze(copy.deepcopy(original).cpu().eval(), {}, batch, provenance={})
+        original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in targets]
+    costs = [_cost(target, artefact, batch, "the artefact", tell) for target in targets]
+
+    original_bytes, source = _float32_bytes(artefact, original)
+    provenance = dict(artefact.provenance)
+    images = len(dataset.split(split))
+    return Record(
+        name=str(provenance.get("model") or "network"),
+        dataset=dataset.name,
+        split=split,
+        images=images if limit is None else min(limit, images),
+        metric=dataset.task.metric,
+        accuracy=accuracy,
+        original_accuracy=original_accuracy,
+        original_bytes=original_bytes,
+        original_bytes_source=source,
+        file_bytes=sum(artefact.parts().values()),
+        bytes_by_part=_bytes_by_part(artefact),
+        tensors=tuple(_tensor_record(name, tensor) for name, tensor in artefact.tensors.items()),
+        costs=tuple(costs),
+        original_costs=tuple(original_costs),
+        history=_history(provenance, original_bytes),
+        provenance=provenance,
+        commands=_commands(provenance, dataset, targets),
+    )
+
+
+def _cost(target: Target, artefact: Artefact, batch: Tensor, whose: str, tell: Callable[[str], None]) -> Cost:
+    tell(f"{target.name}, {whose}")
+    return target.cost(artefact, batch.numpy())
+
+
+def _float32_bytes(artefact: Artefact, original: nn.Module | None) -> tuple[int, str]:
+    """Four bytes for every parameter, and whose parameters were counted."""
+    if original is not None:
+        parameters = sum(parameter.numel() for parameter in original.parameters())
+        return 4 * parameters, f"4 bytes for each of the original's {parameters:,} parameters"
+    elements = sum(_elements(tensor) for tensor in artefact.tensors.values())
+    return 4 * elements, f"4 bytes for each of the {elements:,} elements of the artefact's decoded tensors"
+
+
+def _elements(tensor: Format) -> int:
+    return math.prod(tensor.shape)
+
+
+def _tensor_record(name: str, tensor: Format) -> TensorRecord:
+    return TensorRecord(
+        name, tensor.shape, tensor.describe(), _elements(tensor), tensor.bits, tensor.bits_by_part, tensor.density
+    )
+
+
+def _bytes_by_part(artefact: Artefact) -> dict[str, int]:
+    """The file's bytes: all tensors together by part of their format, then what else is in the file.
+
+    Parts that share a byte leave it to the padding, so that the sum is exact.
+    """
+    bits: dict[str, int] = defaultdict(int)
+    for tensor in artefact.tensors.values():
+        for part, count in tensor.bits_by_part.items():
+            bits[part] += count
+    whole = {part: count // 8 for part, count in bits.items() if part != "padding"}
+    parts = artefact.parts()
+    in_tensors = sum(parts[name] for name in artefact.tensors)
+    rest = {part: count for part, count in parts.items() if part not in artefact.tensors}
+    return whole | {"padding": in_tensors - sum(whole.values())} | rest
+
+
+def _history(provenance: Mapping[str, Any], original_bytes: int) -> tuple[HistoryRecord, ...]:
+    """The original and every round of the recipe; an artefact that no recipe made has no history."""
+    rounds = provenance.get("history", [])
+    if not rounds:
+        return ()
+    names = [_round_name(rounds, index) for index in range(len(rounds))]
+    return (
+        HistoryRecord("original", provenance.get("baseline_score"), original_bytes),
+        *(
+            HistoryRecord(name, entry["score"], entry["stored_bytes"], entry["kept"])
+            for name, entry in zip(names, rounds, strict=True)
+        ),
+    )
+
+
+def _round_name(rounds: Sequence[Mapping[str, Any]], index: int) -> str:
+    """The method, with the number of the round where its step has several."""
+    entry = rounds[index]
+    several = sum(other["step"] == entry["step"] for other in rounds) > 1
+    return f"{entry['method']} {entry['stage'] + 1}" if several else str(entry["method"])
+
+
+def _commands(provenance: Mapping[str, Any], dataset: Dataset, targets: Sequence[Target]) -> tuple[str, ...]:
+    """The command lines that make the artefact, where it says what it was made from, and this evaluation."""
+    commands = []
+    if {"model", "recipe", "seed"} <= provenance.keys():
+        made = ["dovetail", "compress", provenance["model"], "--recipe", provenance["recipe"]]
+        made += ["--data", provenance.get("dataset", dataset.name), "--seed", provenance["seed"]]
+        if provenance.get("max_drop") is not None:
+            made += ["--max-drop", provenance["max_drop"]]
+        commands.append(shlex.join([*map(str, made), "--out", "out"]))
+    evaluated = ["dovetail", "evaluate", "out/model.dvt", "--data", dataset.name]
+    commands.append(shlex.join([*evaluated, *(word for target in targets for word in ("--target", target.name))]))
+    return tuple(commands)

@@ -1,0 +1,74 @@
+"""What every target is: something that answers what a network costs there, and says how it knows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.errors import TargetError
+from dovetail.runtime import Artefact, Session
+
+How = Literal["measured", "modelled"]
+Inputs = NDArray[np.float32]
+
+RELATIVE_TOLERANCE = 1e-3
+"""Largest difference from the session's outputs, relative to the largest of those, that counts as the same answer."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its unit and its spread: 10th to 90th percentile if measured, published range if modelled."""
+
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs on one target, under which conditions.
+
+    `breakdown` splits `quantities["energy"]`, in its unit, by "level", "operand" and "layer"; every split sums to it.
+    """
+
+    target: str
+    how: How
+    quantities: dict[str, Quantity]
+    conditions: dict[str, str]
+    breakdown: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Target(ABC):
+    """A place where a network can run, or a model of one."""
+
+    name: ClassVar[str]
+    how: ClassVar[How]
+
+    @abstractmethod
+    def cost(self, artefact: Artefact, inputs: Inputs) -> Cost:
+        """What `artefact` costs on one batch of real `inputs` (N, ...), already normalised.
+
+        Raises:
+            TargetError: this target cannot run or price the network, or it computes something else.
+        """
+
+
+def check_outputs(target: str, artefact: Artefact, inputs: Inputs, outputs: Inputs) -> None:
+    """Raise a TargetError unless `outputs` are the ones of the artefact's session: a wrong answer has no latency."""
+    expected = Session(artefact)(inputs)
+    if expected.shape != outputs.shape:
+        raise TargetError(
+            f"target {target} gives outputs {outputs.shape}, the artefact's session gives {expected.shape}"
+        )
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
+    difference = float(np.abs(expected - outputs).max(initial=0.0)) / scale
+    if not difference <= RELATIVE_TOLERANCE:
+        raise TargetError(
+            f"target {target} computes something else than the artefact's session: the outputs differ by "
+            f"{difference:.2g} of the largest, more than {RELATIVE_TOLERANCE:g}; it was not timed"
+        )
