@@ -76,11 +76,11 @@ class Format(ABC):
     @property
     def bits(self) -> int:
         """Size in bits, exactly: eight times the bytes of `arrays`."""
-        return 8 * sum(array.nbytes for array in self.arrays().values())
+        return sum(self.bits_by_part.values())
 
     @property
     def bits_by_part(self) -> dict[str, int]:
-        """`bits` split into "values", "indices", "tables" and "padding" (the bits that fill up last bytes)."""
+        """The bits split into "values", "indices", "tables" and "padding" (the bits that fill up last bytes)."""
         parts = dict.fromkeys(("values", "indices", "tables", "padding"), 0)
         for stream in self.streams().values():
             used = stream.symbols.size * stream.bits

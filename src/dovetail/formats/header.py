@@ -20,7 +20,7 @@ def read_shape(header: Header) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > 32:
         raise FormatError(f"the header's shape should be a list of sizes, found {shape!r}")
     sizes = tuple(read_int({"size": size}, "size", 0, MAX_ELEMENTS) for size in shape)
-    if math.prod(sizes) > MAX_ELEMENTS or math.prod(size for size in sizes if size) > 1 << 62:
+    if math.prod(max(size, 1) for size in sizes) > MAX_ELEMENTS:
         raise FormatError(f"the header's shape {sizes} has more than {MAX_ELEMENTS} elements: the header is damaged")
     return sizes
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dovetail.formats.dense import Dense
+from dovetail.formats.entropy import Entropy
 from dovetail.formats.format import Format, RawSource
 from dovetail.formats.header import Header, read_choice
-from dovetail.formats.relative_index import RelativeIndex
+from dovetail.formats.structures import STRUCTURES
 from dovetail.formats.values import VALUES
 
-FORMATS: tuple[type[Format], ...] = (*VALUES, Dense, RelativeIndex)
+FORMATS: tuple[type[Format], ...] = (*VALUES, *STRUCTURES, Entropy)
 
 _BY_NAME = {format.name: format for format in FORMATS}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from dovetail.errors import FormatError
+from dovetail.formats.affine import Affine
 from dovetail.formats.codebook import Codebook
+from dovetail.formats.fixed_point import FixedPoint
 from dovetail.formats.floats import Float
 from dovetail.formats.format import Format, Source, ValueEncoder
 from dovetail.formats.header import Header, read_choice
 
-VALUES: tuple[type[Format], ...] = (Float, Codebook)
+VALUES: tuple[type[Format], ...] = (Float, Affine, FixedPoint, Codebook)
 
 _BY_NAME = {values.name: values for values in VALUES}
 
