@@ -23,6 +23,7 @@ ORDER = (
     "methods",
     "train",
     "recipe",
+    "compression",
     "runtime",
     "hardware",
     "targets",

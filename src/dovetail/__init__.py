@@ -11,31 +11,53 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dovetail.compression import Compressed, compress, plans
     from dovetail.data import DATASETS, load_dataset
     from dovetail.evaluate import Record, evaluate
     from dovetail.formats import FORMATS, Layout
     from dovetail.methods import METHODS
     from dovetail.networks import NETWORKS, load_model
-    from dovetail.recipe import RECIPES, Recipe, compress
+    from dovetail.recipe import Recipe, builtin_recipes
     from dovetail.report import write_report
-    from dovetail.runtime import Artefact, Session, export_onnx, freeze, load, to_torch
-    from dovetail.targets import TARGETS
-    from dovetail.workload import trace
+    from dovetail.runtime import Artefact, Session, export_onnx, load
+    from dovetail.runtime.freeze import freeze
+    from dovetail.runtime.module import to_torch
+    from dovetail.targets import TARGETS, load_target
+    from dovetail.train import Training, score, train
+    from dovetail.workload.trace import trace
 
 __version__ = importlib.metadata.version("dovetail")
+
+_ROOMS = {
+    "compression": ["Compressed", "compress", "plans"],
+    "data": ["DATASETS", "load_dataset"],
+    "evaluate": ["Record", "evaluate"],
+    "formats": ["FORMATS", "Layout"],
+    "methods": ["METHODS"],
+    "networks": ["NETWORKS", "load_model"],
+    "recipe": ["Recipe", "builtin_recipes"],
+    "report": ["write_report"],
+    "runtime": ["Artefact", "Session", "export_onnx", "freeze", "load", "to_torch"],
+    "targets": ["TARGETS", "load_target"],
+    "train": ["Training", "score", "train"],
+    "workload": ["trace"],
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "DATASETS",
     "FORMATS",
     "METHODS",
     "NETWORKS",
-    "RECIPES",
     "TARGETS",
     "Artefact",
+    "Compressed",
     "Layout",
     "Recipe",
     "Record",
     "Session",
+    "Training",
+    "builtin_recipes",
     "compress",
     "evaluate",
     "export_onnx",
@@ -43,39 +65,19 @@ __all__ = [
     "load",
     "load_dataset",
     "load_model",
+    "load_target",
+    "plans",
+    "score",
     "to_torch",
     "trace",
+    "train",
     "write_report",
 ]
-
-_ROOM_OF = {
-    "DATASETS": "data",
-    "load_dataset": "data",
-    "Record": "evaluate",
-    "evaluate": "evaluate",
-    "FORMATS": "formats",
-    "Layout": "formats",
-    "METHODS": "methods",
-    "NETWORKS": "networks",
-    "load_model": "networks",
-    "RECIPES": "recipe",
-    "Recipe": "recipe",
-    "compress": "recipe",
-    "write_report": "report",
-    "Artefact": "runtime",
-    "Session": "runtime",
-    "export_onnx": "runtime",
-    "freeze": "runtime",
-    "load": "runtime",
-    "to_torch": "runtime",
-    "TARGETS": "targets",
-    "trace": "workload",
-}
 
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
-        # Importing the room `evaluate` would bind its module here, over the function of the same name.
+        # Importing the room `evaluate` or `train` would bind its module here, over the function of the same name.
         if not (name in _ROOM_OF and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

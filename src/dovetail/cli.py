@@ -1,0 +1,406 @@
+"""The command line. Each command is a few calls of public functions; what they raise becomes one sentence."""
+
+import csv
+import hashlib
+import inspect
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import dovetail
+from dovetail.errors import DataError, DovetailError
+from dovetail.optional import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from safetensors import numpy as safetensors
+
+    from dovetail.data import Dataset
+    from dovetail.networks import LoadedModel
+    from dovetail.runtime import files
+    from dovetail.targets import Cost
+    from dovetail.workload import Summary
+else:
+    torch, safetensors, files = lazy("torch"), lazy("safetensors.numpy"), lazy("dovetail.runtime.files")
+
+Model = Annotated[str, typer.Argument(help="A built-in network's name, an .onnx file, or module.py:factory.")]
+ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
+Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; else PyTorch's choice.")]
+
+app = typer.Typer(
+    help="Cuts a neural network and the chip it runs on to fit each other.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(width=None if sys.stdout.isatty() else 160)
+messages = Console(stderr=True)
+
+
+def main() -> None:
+    """Run a command. What a user can put right is one sentence on stderr, and exit code 2."""
+    try:
+        app()
+    except DovetailError as error:
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; put it right, then run the same command again.")
+    except MemoryError:
+        _fail("There is not enough memory; try a smaller batch or a smaller network.")
+    except SystemExit as end:
+        if end.code == 130:
+            print("interrupted; run the same command again to resume", file=sys.stderr)
+        raise
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"dovetail: {' '.join(sentence.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        console.print(dovetail.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What comes before the command."""
+
+
+@app.command()
+def compress(
+    model: Model,
+    recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "deep_compression",
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="The folder for model.dvt, record.json and report.html.")] = Path("out"),
+    weights: Weights = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="Stop before losing more than so many points.")] = None,
+    target: Targets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what each step would do.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard the run that OUT holds, and begin anew.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Compress a network by a recipe. A run that was stopped goes on when the same command is given again."""
+    targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
+    steps = dovetail.Recipe.load(recipe)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network, dataset = _load(model, weights, data)
+    if dry_run:
+        for number, (method, plan) in enumerate(dovetail.plans(network.module, dataset, steps), 1):
+            _show(f"step {number}: {method.name}", [{"weight": name, **row} for name, row in plan.items()])
+        return
+    if fresh and (out / "run").exists():
+        shutil.rmtree(out / "run")
+    with _progress() as progress:
+        compressed = dovetail.compress(
+            network.module,
+            dataset,
+            steps,
+            name=network.name,
+            seed=seed,
+            max_drop=max_drop,
+            folder=out / "run",
+            progress=progress,
+        )
+    artefact = compressed.freeze()
+    artefact.save(out / "model.dvt")
+    with messages.status("evaluating") as status:
+        record = dovetail.evaluate(artefact, dataset, targets, original=network.module, progress=status.update)
+    files.write_atomically(out / "record.json", record.to_json())
+    page = dovetail.write_report([record], out)
+    _show_record(record)
+    console.print(f"{out / 'model.dvt'}, {out / 'record.json'}, {page}")
+
+
+@app.command()
+def evaluate(
+    artefact: ArtefactFile,
+    data: Data = None,
+    target: Targets = None,
+    original: Annotated[str | None, typer.Option(help="The network it was made from, to stand beside it.")] = None,
+    weights: Weights = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first test images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the record to this .json file.")] = None,
+) -> None:
+    """Measure an artefact: accuracy, bytes, and what it costs on each target."""
+    targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
+    loaded = dovetail.Artefact.load(artefact)
+    dataset = dovetail.load_dataset(data or _dataset_of(loaded.provenance.get("dataset"), str(artefact)))
+    network = dovetail.load_model(original, weights).module if original else None
+    with messages.status("evaluating") as status:
+        record = dovetail.evaluate(loaded, dataset, targets, original=network, limit=limit, progress=status.update)
+    if out is not None:
+        files.write_atomically(out, record.to_json())
+    _show_record(record)
+
+
+@app.command()
+def profile(
+    model: Model,
+    data: Data = None,
+    weights: Weights = None,
+    batch: Annotated[int, typer.Option(min=1, help="How many inputs to run at once.")] = 1,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the layers as comma-separated values.")] = False,
+) -> None:
+    """Show what a network computes: operations, parameters, activations and zeros, by kind and by layer."""
+    network = dovetail.load_model(model, weights)
+    name = data or network.dataset
+    if name is not None:
+        inputs = next(iter(_fitting(name, network).batches("test", batch)))[0]
+    elif network.input_shape is not None:
+        inputs = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
+        messages.print("Random input: the densities of activations mean little; --data gives real ones.")
+    else:
+        raise DataError(f"{network.name} does not say what input it takes; give real input with --data")
+    workload = dovetail.trace(network.module, inputs)
+    if as_csv:
+        rows = [asdict(row) for row in workload.by_layer()]
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    _show("by kind (intensity: operations a byte)", [_profile_row(row) for row in (*workload.by_kind(), workload.totals)])
+    _show("by layer", [{"layer": row.name, **_profile_row(row)} for row in workload.by_layer()])
+
+
+@app.command("inspect")
+def inspect_(artefact: ArtefactFile) -> None:
+    """Show what each tensor of an artefact is stored as, the bytes by part, the checksum and the provenance."""
+    loaded = dovetail.Artefact.load(artefact)
+    parts = loaded.parts()
+    total = sum(parts.values())
+    rows = [
+        {
+            "tensor": name,
+            "shape": "x".join(map(str, tensor.shape)),
+            "stored as": tensor.describe(),
+            "density": f"{tensor.density:.1%}",
+            "bits": ", ".join(f"{part} {bits:,}" for part, bits in tensor.bits_by_part.items() if bits),
+            "bytes": f"{tensor.bits // 8:,}",
+        }
+        for name, tensor in loaded.tensors.items()
+    ]
+    _show("tensors", rows)
+    rest = {name: size for name, size in parts.items() if name not in loaded.tensors}
+    sizes = {"tensors": total - sum(rest.values()), **rest, "file": total}
+    _show(
+        "file", [{"part": name, "bytes": f"{size:,}", "share": f"{size / total:.1%}"} for name, size in sizes.items()]
+    )
+    facts = {"sha256": hashlib.sha256(artefact.read_bytes()).hexdigest(), **loaded.provenance}
+    _show("provenance", [{"what": name, "is": value} for name, value in facts.items()])
+
+
+@app.command()
+def export(
+    artefact: ArtefactFile,
+    to: Annotated[Literal["onnx"], typer.Option(help="The format to write.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file to write; else beside the artefact.")] = None,
+) -> None:
+    """Write an artefact as a standard file that any runtime takes."""
+    path = out or artefact.with_suffix(f".{to}")
+    dovetail.export_onnx(dovetail.Artefact.load(artefact), path)
+    console.print(str(path))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["methods", "formats", "networks", "datasets", "targets", "recipes"], typer.Argument()],
+) -> None:
+    """List the methods, formats, networks, data sets, targets or recipes that there are."""
+    _show(what, [{"name": name, "": about} for name, about in _listing(what)])
+
+
+@app.command()
+def train(
+    network: Model,
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    data: Data = None,
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(min=0)] = 10,
+    learning_rate: Annotated[float, typer.Option()] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
+    label_smoothing: Annotated[float, typer.Option(min=0)] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights.")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Train a network from its random weights, or from those given, and write what it learned."""
+    training = dovetail.Training(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+    )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded, dataset = _load(network, weights, data)
+    checkpoint = out.with_suffix(".unfinished")
+    with _progress() as progress:
+        dovetail.train(loaded.module, dataset, training, seed=seed, checkpoint=checkpoint, progress=progress)
+    state = {name: tensor.detach().numpy() for name, tensor in loaded.module.state_dict().items()}
+    files.write_atomically(out, safetensors.save(state))
+    checkpoint.unlink(missing_ok=True)
+    reached = dovetail.score(loaded.module, dataset)
+    console.print(f"{out}: {dataset.task.metric} {reached:.2%} on the test set of {dataset.name}")
+
+
+@app.command()
+def report(
+    records: Annotated[list[Path], typer.Argument(help="record.json files.")],
+    out: Annotated[Path, typer.Option(help="The folder for report.html and its pictures.")] = Path("report"),
+) -> None:
+    """Show records side by side in one HTML page."""
+    console.print(str(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out)))
+
+
+def _load(model: str, weights: Path | None, data: str | None) -> tuple["LoadedModel", "Dataset"]:
+    """The network and data that fit each other."""
+    network = dovetail.load_model(model, weights)
+    return network, _fitting(data or _dataset_of(network.dataset, network.name), network)
+
+
+def _dataset_of(name: Any, whose: str) -> str:
+    if not name:
+        raise DataError(f"{whose} does not say what data it is for; name a data set or a folder with --data")
+    return str(name)
+
+
+def _fitting(data: str, network: "LoadedModel") -> "Dataset":
+    """The data set, once the network was seen to run on its first image."""
+    dataset = dovetail.load_dataset(data, network.input_shape)
+    if network.input_shape not in (None, dataset.input_shape):
+        raise DataError(
+            f"Network {network.name} takes inputs of shape {network.input_shape}, but data set {dataset.name} has "
+            f"{dataset.input_shape}; choose data that fits with --data"
+        )
+    dovetail.trace(network.module, next(iter(dataset.batches("test", 1)))[0])
+    return dataset
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    )
+
+
+def _listing(what: str) -> Iterable[tuple[str, str]]:
+    """Name and one line about each."""
+    match what:
+        case "methods":
+            return [(name, _first_line(method)) for name, method in dovetail.METHODS.items()]
+        case "formats":
+            return [(form.name, _first_line(form)) for form in dovetail.FORMATS]
+        case "networks":
+            return [
+                (name, f"input {'x'.join(map(str, n.input_shape))}, {_weights(n.weights)}. {n.source}")
+                for name, n in dovetail.NETWORKS.items()
+            ]
+        case "datasets":
+            return [(name, _first_line(load)) for name, load in dovetail.DATASETS.items()]
+        case "targets":
+            return [(name, _first_line(target)) for name, target in dovetail.TARGETS.items()]
+        case _:
+            recipes = {name: dovetail.Recipe.load(name) for name in dovetail.builtin_recipes()}
+            return [(name, ", ".join(step.method.name for step in recipe.steps)) for name, recipe in recipes.items()]
+
+
+def _weights(file: str | None) -> str:
+    return "trained weights" if file else "random weights"
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _profile_row(row: "Summary") -> dict[str, object]:
+    return {
+        "kind": row.kind,
+        "operations": row.operations,
+        "MACs": f"{row.macs:,}",
+        "share": f"{row.macs_share:.1%}",
+        "other arithmetic": f"{row.other_ops:,}",
+        "parameters": f"{row.parameters:,}",
+        "activation bytes": f"{row.activation_bytes:,}",
+        "weight density": "" if row.weight_density is None else f"{row.weight_density:.1%}",
+        "input density": "" if row.input_density is None else f"{row.input_density:.1%}",
+        "intensity": f"{row.arithmetic_intensity:.2f}",
+    }
+
+
+def _show_record(record: "dovetail.Record") -> None:
+    """Accuracy, bytes and costs; the original's beside them where it was measured."""
+    before = {cost.target: cost for cost in record.original_costs}
+    rows: list[dict[str, object]] = [
+        {
+            "": f"{record.metric} on {record.images:,} images ({record.dataset}, {record.split})",
+            "original": "" if record.original_accuracy is None else f"{record.original_accuracy:.2%}",
+            "compressed": f"{record.accuracy:.2%}",
+            "how": "measured from the file",
+        },
+        {
+            "": "bytes",
+            "original": f"{record.original_bytes:,}",
+            "compressed": f"{record.file_bytes:,} ({record.ratio:.1f}x smaller)",
+            "how": "the whole file",
+        },
+    ]
+    for cost in record.costs:
+        for name in cost.quantities:
+            original = before.get(cost.target)
+            rows.append(
+                {
+                    "": f"{name} on {cost.target}",
+                    "original": "" if original is None else _quantity(original, name),
+                    "compressed": _quantity(cost, name),
+                    "how": cost.how,
+                }
+            )
+    _show(record.name, rows)
+
+
+def _quantity(cost: "Cost", name: str) -> str:
+    quantity = cost.quantities[name]
+    spread = "" if quantity.low is None else f" ({quantity.low:.3g} to {quantity.high:.3g})"
+    return f"{quantity.value:.3g} {quantity.unit}{spread}"
+
+
+def _show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """A table whose columns are the keys of the rows; what looks like a number stands to the right."""
+    table = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    for column, values in zip(columns, zip(*cells, strict=True), strict=True):
+        numeric = all(value[:1].isdigit() for value in values if value)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
