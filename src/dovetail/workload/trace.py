@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from dovetail.errors import DovetailError, ModelError
 from dovetail.workload.operation import Kind, Operand, Operation, Role
 from dovetail.workload.trace_constants import Constant, Constants, density, storage
-from dovetail.workload.trace_rules import Call, work
+from dovetail.workload.trace_rules import Call, is_known, work
 from dovetail.workload.workload import Workload
 
 NEVER_FOLDED: frozenset[Kind] = frozenset({"conv", "matmul", "attention"})
@@ -75,11 +75,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        with self:
-            result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
         operator = func.overloadpacket.__name__.strip("_")
+        if not is_known(operator, func.tags):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         arguments = _by_name(func, args, kwargs)
         tensors = _tensors(arguments)
         writes = func._schema.is_mutable
@@ -189,15 +190,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _taken_apart(model: nn.Module) -> Iterator[None]:
     """Without the fused kernels for transformers and recurrent networks, which would hide their products."""
-    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), bool(torch.backends.mkldnn.enabled)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-        torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = onednn and not recurrent  # type: ignore[assignment]
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.backends.mkldnn.enabled = onednn
+        torch.backends.mkldnn.enabled = onednn  # type: ignore[assignment]
 
 
 @contextmanager

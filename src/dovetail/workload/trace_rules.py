@@ -45,6 +45,11 @@ class Work:
     """The operator's name where it is not torch's."""
 
 
+def is_known(operator: str, tags: Iterable[torch.Tag]) -> bool:
+    """Whether `operator` need not be taken apart to be understood."""
+    return operator in RULES or operator in KINDS or torch.Tag.pointwise in tags
+
+
 def work(call: Call) -> Work:
     """What `call` amounts to."""
     if rule := RULES.get(call.operator):
@@ -64,7 +69,7 @@ def _by_tag(call: Call) -> tuple[Kind, int]:
 
 
 def _convolution(call: Call) -> Work:
-    """torch's order: input (N, C, *spatial), weight (K, C / groups, *kernel), or (C, K / groups, *kernel) transposed."""
+    """Input (N, C, *spatial); weight (K, C / groups, *kernel), or transposed (C, K / groups, *kernel)."""
     source, weight, groups = call.arguments["input"], call.arguments["weight"], call.arguments["groups"]
     transposed = call.arguments["transposed"]
     looped = source if transposed else call.output
@@ -138,10 +143,8 @@ def _pool(call: Call) -> Work:
         kernel = [-(-old // new) for old, new in zip(source.shape[-rank:], spatial, strict=True)]
     elif len(kernel) == 1:
         kernel = list(kernel) * rank
-    given = {name: call.arguments.get(name) or () for name in ("stride", "padding")}
-    return _pooling(
-        output.shape[:-rank], spatial, kernel, {name: tuple(value) for name, value in given.items() if value}
-    )
+    given = {name: tuple(call.arguments.get(name) or ()) for name in ("stride", "padding")}
+    return _pooling(output.shape[:-rank], spatial, kernel, {name: value for name, value in given.items() if value})
 
 
 def _mean(call: Call) -> Work:
@@ -199,15 +202,13 @@ KINDS: dict[str, tuple[Kind, int]] = dict(
         *_kinds("softmax", SOFTMAX_OPS, "softmax log_softmax safe_softmax"),
         *_kinds("activation", 1, "relu hardtanh sigmoid tanh gelu silu mish elu leaky_relu prelu_kernel hardswish"),
         *_kinds("activation", 1, "hardsigmoid softplus hardshrink softshrink threshold log_sigmoid_forward"),
-        *_kinds("move", 0, "cat stack constant_pad_nd copy clone to_copy index index_put index_select gather scatter"),
-        *_kinds(
-            "move", 0, "embedding repeat roll flip select_scatter slice_scatter view_copy im2col split_with_sizes_copy"
-        ),
-        *_kinds("move", 0, "pixel_shuffle pixel_unshuffle channel_shuffle masked_select masked_fill where tril triu"),
-        *_kinds(
-            "move", 0, "upsample_nearest1d upsample_nearest2d upsample_nearest3d reflection_pad1d reflection_pad2d"
-        ),
-        *_kinds("move", 0, "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d repeat_interleave"),
+        *_kinds("move", 0, "cat stack copy clone to_copy repeat repeat_interleave roll flip tril triu where"),
+        *_kinds("move", 0, "index index_put index_select gather scatter embedding masked_select masked_fill"),
+        *_kinds("move", 0, "select_scatter slice_scatter view_copy split_with_sizes_copy im2col"),
+        *_kinds("move", 0, "pixel_shuffle pixel_unshuffle channel_shuffle"),
+        *_kinds("move", 0, "constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d"),
+        *_kinds("move", 0, "replication_pad1d replication_pad2d replication_pad3d"),
+        *_kinds("move", 0, "upsample_nearest1d upsample_nearest2d upsample_nearest3d"),
         *_kinds("reduction", 1, "col2im cumsum cumprod"),
         # A multiplication and an addition for each of 2, 4, 8 or 16 neighbours.
         *_kinds("resample", 4, "upsample_linear1d"),

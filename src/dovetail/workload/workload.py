@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -85,14 +86,24 @@ class Workload:
         Raises:
             ModelError: if no operation reads a tensor of some name, or if it has another number of elements.
         """
-        whole = {constant.name: constant.elements for constant in self.constants}
-        stored = {name: _Stored(format, whole.get(name), name) for name, format in formats.items()}
+        whole = {constant.name: constant for constant in self.constants}
+        for name, format in formats.items():
+            if name not in whole:
+                raise ModelError(
+                    f"A format is given for '{name}', but no operation of this workload reads that tensor."
+                )
+            if math.prod(format.shape) != whole[name].elements:
+                raise ModelError(
+                    f"The format given for '{name}' is of shape {format.shape}, but the tensor of {whole[name].shape}."
+                )
+        stored = {name: (format.bits, format.density) for name, format in formats.items()}
 
         def keep(operand: Operand) -> Operand:
             if not operand.is_constant or operand.name not in stored:
                 return operand
-            tensor = stored[operand.name]
-            return replace(operand, stored_bits=tensor.share(operand.elements), density=tensor.density)
+            bits, density = stored[operand.name]
+            part = operand.elements / max(whole[operand.name].elements, 1)
+            return replace(operand, stored_bits=round(bits * part), density=density)
 
         operations = tuple(
             replace(operation, operands=tuple(keep(operand) for operand in operation.operands))
@@ -125,23 +136,6 @@ class Workload:
             input_density=_mean_density(operand for operand in operands if operand.role == "input"),
             arithmetic_intensity=(2 * macs + other_ops) / moved if moved else 0.0,
         )
-
-
-class _Stored:
-    """The size and density of a tensor in its format, each found once: some formats must decode to tell."""
-
-    def __init__(self, format: Format, elements: int | None, name: str) -> None:
-        if elements is None:
-            raise ModelError(
-                f"No operation of this workload reads a tensor named '{name}', for which a format was given."
-            )
-        self.bits, self.density, self.elements = format.bits, format.density, elements
-        stored = Operand("weight", name, format.shape, 0, 1.0).elements
-        if stored != elements:
-            raise ModelError(f"The format given for '{name}' holds {stored} elements, but the tensor has {elements}.")
-
-    def share(self, elements: int) -> int:
-        return round(self.bits * elements / self.elements) if self.elements else self.bits
 
 
 def _mean_density(operands: Iterable[Operand]) -> float | None:
