@@ -1,0 +1,27 @@
+"""The artefact file, and what runs it. Reading and running needs no PyTorch; making an artefact does."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dovetail.runtime.artefact import Artefact
+from dovetail.runtime.session import Session, assemble, export_onnx, load
+
+if TYPE_CHECKING:
+    from dovetail.runtime.freeze import freeze
+    from dovetail.runtime.module import to_torch
+
+__all__ = ["Artefact", "Session", "assemble", "export_onnx", "freeze", "load", "to_torch"]
+
+_NEEDS_TORCH = {"freeze": "dovetail.runtime.freeze", "to_torch": "dovetail.runtime.module"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module 'dovetail.runtime' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

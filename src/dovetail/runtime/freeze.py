@@ -1,0 +1,209 @@
+"""From a torch module to an artefact: fold the batch normalisations, take the graph, store every tensor as laid out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.onnx.errors import OnnxExporterError
+
+from dovetail.errors import FormatError, ModelError
+from dovetail.formats import Dense, Float, Format, Json, Layout, ValueEncoder
+from dovetail.runtime.affine import fold_batch_norms
+from dovetail.runtime.artefact import Artefact
+from dovetail.runtime.graph import compact
+from dovetail.runtime.session import Session
+
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+def freeze(
+    model: nn.Module,
+    layouts: Mapping[str, Layout],
+    example: Tensor,
+    *,
+    remaining: str = "float32",
+    provenance: Mapping[str, Json] | None = None,
+) -> Artefact:
+    """The network as it is at inference, as an artefact.
+
+    model: a plain module (`methods.constraint.bake`) from one tensor to one tensor; it is left alone.
+    layouts: how to store the tensors named (names of the state_dict); all other floating-point tensors are stored as
+        `remaining` ("float32", "float16" or "bfloat16"). A tensor that the output does not depend on is left out.
+    example: an input (N, ...), N at least 1. The artefact takes any N.
+
+    Every batch normalisation becomes its per-channel `scale` and `shift`. Raises ModelError, in one sentence, for a
+    network that cannot be exported or does not compute the same after it, and for a layout of a tensor that it has not.
+    """
+    plain = _plain_copy(model, example)
+    exported, weights = _export(plain, example)
+    sources = _named_tensors(plain)
+    plans = _plans(plain, layouts, weights, partial(Float.encode, dtype=remaining))
+    tensors = {name: _encode(name, sources[name], plans[name]) for name in weights}
+    artefact = Artefact(compact(exported, set(weights)), tensors, dict(provenance or {}))
+    restored = Artefact.from_bytes(artefact.to_bytes())
+    _check_tensors(restored, tensors)
+    _check_outputs(restored, plain, example)
+    return artefact
+
+
+def _plain_copy(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy in eval mode, float32, on the CPU, with folded batch normalisations."""
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise ModelError(f"Layer {path!r} is parametrized, but a plain module is expected; bake the model first.")
+    if example.ndim < 1 or not len(example):
+        raise ModelError(f"The example should be a batch of at least one input, got shape {tuple(example.shape)}.")
+    plain = copy.deepcopy(model).cpu().float().eval()
+    for tensor in plain.parameters():
+        tensor.requires_grad_(False)
+    return fold_batch_norms(plain, lambda: _run(plain, _batch(example, 1)))
+
+
+def _batch(example: Tensor, count: int) -> Tensor:
+    """`count` inputs, the example's over and over."""
+    return example.detach().cpu().float()[torch.arange(count) % len(example)]
+
+
+def _run(model: nn.Module, batch: Tensor) -> Tensor:
+    """The module's output. Raises ModelError if it has none of this batch, or not one tensor."""
+    try:
+        with torch.no_grad():
+            output = model(batch)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        reason = _one_line(error)
+        raise ModelError(f"The network cannot be run on an input of shape {tuple(batch.shape)}: {reason}.") from None
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"A network whose output is one tensor is expected, this one's is a {type(output).__name__}; wrap it in a "
+            "module that gives one."
+        )
+    return output
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer; a tensor that is shared comes under each of its names."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def _export(model: nn.Module, example: Tensor) -> tuple[ModelProto, list[str]]:
+    """The ONNX model, and the names of the floating-point parameters and buffers in it, in the model's order.
+
+    While the exporter simplifies the graph these are inputs without a value, so that it can neither fold nor reshape
+    them.
+    """
+    batch = torch.export.Dim("batch")
+    with _silence():
+        try:
+            program = torch.onnx.export(
+                model,
+                (_batch(example, 2),),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                optimize=False,
+                verbose=False,
+            )
+        except OnnxExporterError as error:
+            raise ModelError(f"The network cannot be exported to ONNX: {_cause(error)}.") from None
+        assert program is not None
+        graph = program.model.graph
+        floats = [name for name, tensor in _named_tensors(model).items() if tensor.is_floating_point()]
+        weights = [name for name in floats if name in graph.initializers]
+        for name in weights:
+            value = graph.initializers.pop(name)
+            value.const_value = None
+            graph.inputs.append(value)
+        program.optimize()
+        proto = program.model_proto
+    used = {name for node in proto.graph.node for name in node.input}
+    return proto, [name for name in weights if name in used]
+
+
+def _plans(
+    model: nn.Module, layouts: Mapping[str, Layout], weights: list[str], remaining: ValueEncoder
+) -> dict[str, Layout]:
+    """The layout of each weight; a layout given under another name of a shared tensor counts."""
+    tensors = _named_tensors(model)
+    for name in layouts:
+        if name not in tensors:
+            raise ModelError(f"A layout is given for {name!r}, but the network at inference has no such tensor.")
+    by_tensor = {id(tensors[name]): layout for name, layout in layouts.items()}
+    return {name: by_tensor.get(id(tensors[name]), Layout(values=remaining)) for name in weights}
+
+
+def _encode(name: str, tensor: Tensor, layout: Layout) -> Format:
+    source = np.ascontiguousarray(tensor.detach().numpy())
+    try:
+        encoded = layout.encode(source)
+        rounded = Dense.encode(source, layout.values).decode()
+    except FormatError as error:
+        raise ModelError(f"Tensor {name!r} cannot be stored: {error}.") from None
+    decoded = encoded.decode()
+    if not np.all((decoded == source) | (decoded == rounded)):
+        raise ModelError(f"Tensor {name!r} is not what its layout ({encoded.describe()}) gives back; report this.")
+    return encoded
+
+
+def _check_tensors(restored: Artefact, tensors: Mapping[str, Format]) -> None:
+    """The file gives back every tensor bit for bit."""
+    for name, tensor in tensors.items():
+        again: NDArray[np.float32] = restored.tensors[name].decode()
+        if again.tobytes() != tensor.decode().tobytes():
+            raise ModelError(f"Tensor {name!r} changes when it is written and read ({tensor.describe()}); report this.")
+
+
+def _check_outputs(artefact: Artefact, model: nn.Module, example: Tensor) -> None:
+    """The artefact computes what the module with the same (stored) weights computes, for other batch sizes too."""
+    sources = _named_tensors(model)
+    for name, tensor in artefact.tensors.items():
+        sources[name].copy_(torch.from_numpy(tensor.decode().copy()))
+    session = Session(artefact)
+    for count in (1, 3):
+        batch = _batch(example, count)
+        expected = _run(model, batch).numpy()
+        found = session(batch.numpy())
+        scale = float(np.abs(expected).max(initial=0))
+        if found.shape != expected.shape or not np.allclose(found, expected, 1e-3, 1e-3 * scale, equal_nan=True):
+            raise ModelError(
+                f"The exported network does not compute what the module computes on a batch of {count}; its forward "
+                "should depend neither on chance nor on the batch's size."
+            )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No prints, log lines or warnings about the exporter's own inner workings; its errors are raised all the same."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """What the exporter's error goes back to, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")
