@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 import pickle
-from collections.abc import Mapping
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import safetensors
 import safetensors.torch
@@ -19,6 +24,12 @@ from dovetail.networks.table import NETWORKS
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The folder of the weights that are shipped in the package."""
+
+NOT_A_STATE_DICT = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError),
+    *(AttributeError, AssertionError, struct.error),
+)
+"""What torch's reader may raise on a file that it did not write."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,16 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     Raises:
         ModelError: for whatever is wrong with the name, the file, the factory or the weights.
     """
-    path, _, factory = spec.rpartition(":")
-    if path.endswith(".py"):
-        loaded = _from_factory(Path(path), factory)
+    file, _, factory = spec.rpartition(":")
+    if file.endswith(".py"):
+        loaded = _from_factory(Path(file), factory)
+    elif spec in NETWORKS:
+        network = NETWORKS[spec]
+        loaded = LoadedModel(spec, network.build(), network.input_shape, network.dataset)
+        if weights is None and network.weights is not None:
+            weights = WEIGHTS / network.weights
     else:
-        loaded = _builtin(spec)
-        if weights is None and (shipped := NETWORKS[spec].weights):
-            weights = WEIGHTS / shipped
+        raise ModelError(_not_found(spec))
     if weights is not None:
         load_weights(loaded.module, weights)
     loaded.module.eval()
@@ -61,33 +75,60 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(state)
 
 
-def _builtin(name: str) -> LoadedModel:
-    network = NETWORKS.get(name)
-    if network is None:
-        raise ModelError(_unknown(name))
-    return LoadedModel(name, network.build(), network.input_shape, network.dataset)
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"the built-in networks are {', '.join(NETWORKS)}."
-    return f"There is no network '{name}': expected a built-in name, file.onnx or file.py:factory; {hint}"
+def _not_found(spec: str) -> str:
+    path = Path(spec)
+    if path.suffix == ".py":
+        return f"{spec} alone does not say which network it means: write {spec}:factory, a function that returns it."
+    if path.suffix in (".pt", ".pth", ".bin", ".safetensors", ".pkl"):
+        return (
+            f"{spec} looks like a file of weights, which does not say what the network computes: name the network "
+            "(a built-in name or file.py:factory) and give this file as its weights."
+        )
+    if path.suffix or "/" in spec:
+        return f"'{spec}' is no network: expected a built-in name, file.onnx or file.py:factory."
+    close = difflib.get_close_matches(spec.lower().replace("-", "_"), NETWORKS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the built-in ones are {', '.join(NETWORKS)}."
+    return f"There is no network '{spec}': expected a built-in name, file.onnx or file.py:factory; {hint}"
 
 
 def _from_factory(path: Path, factory: str) -> LoadedModel:
-    if not path.is_file():
-        raise ModelError(f"There is no file {path} to take the factory '{factory}' from.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None and specification.loader is not None
-    user_module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(user_module)
-    build = getattr(user_module, factory, None)
+    build = getattr(_run_file(path), factory, None)
     if not callable(build):
         raise ModelError(f"{path} has no function '{factory}'; give the name of one that returns a torch.nn.Module.")
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise ModelError(f"{factory} in {path} must be callable without arguments, but it has a {error}.") from error
     module = build()
     if not isinstance(module, nn.Module):
         raise ModelError(f"{factory}() in {path} must return a torch.nn.Module, but returned {type(module).__name__}.")
     return LoadedModel(factory, module, None, None)
+
+
+def _run_file(path: Path) -> ModuleType:
+    """Run a user's Python file, which may import files beside it."""
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}.")
+    specification = importlib.util.spec_from_file_location(f"dovetail_user_{path.stem}", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses look their module up there
+    try:
+        with _importable(path.resolve().parent):
+            specification.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ModelError(f"{path} cannot be run: {error}.") from error
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -100,7 +141,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             raise ModelError(f"{path} is not a readable safetensors file ({error}).") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except NOT_A_STATE_DICT as error:
         raise ModelError(f"{path} is neither .safetensors nor a state_dict that torch can load safely.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} must hold a state_dict (tensors by name), but holds a {type(state).__name__}.")
