@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(python|sh|toml title="([^"]+)")\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)[^)]*\)")
 
 
@@ -29,11 +29,13 @@ def run_shell(program: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_program_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One page is one session: its blocks share a folder, and the Python ones their names."""
+    """One page is one session: its blocks share a folder, and the Python ones their names; a title names a file."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
-    for language, program in BLOCK.findall(page.read_text()):
-        if language == "sh":
+    for language, file, program in BLOCK.findall(page.read_text()):
+        if file:
+            (tmp_path / file).write_text(program)
+        elif language == "sh":
             run_shell(program, tmp_path)
         else:
             exec(compile(program, str(page), "exec"), names)

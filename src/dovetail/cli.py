@@ -179,7 +179,8 @@ def profile(
         writer.writeheader()
         writer.writerows(rows)
         return
-    _show("by kind (intensity: operations a byte)", [_profile_row(row) for row in (*workload.by_kind(), workload.totals)])
+    kinds = (*workload.by_kind(), workload.totals)
+    _show("by kind (intensity: operations a byte)", [_profile_row(row) for row in kinds])
     _show("by layer", [{"layer": row.name, **_profile_row(row)} for row in workload.by_layer()])
 
 
