@@ -40,8 +40,8 @@ bits = 4
 method = "entropy_coding"
 """
 ODD_NETWORK = """
-<ir_version: 8, opset_import: ["" : 17]>
-odd (float[N, 1, 28, 28] x) => (float[N, 1] y) { y = Det(x) }
+<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
+odd (float[N, 1, 28, 28] x) => (float[N, 1] y) { y = com.example.Frobnicate(x) }
 """
 COMMAND = [sys.executable, "-m", "dovetail"]
 
@@ -190,7 +190,7 @@ class TestBadInput:
     def test_unsupported_operator_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "odd.onnx"
         onnx.save(onnx.parser.parse_model(ODD_NETWORK), path)
-        assert "Det" in complaint(capsys, "compress", path, "--data", DATA, "--out", tmp_path / "out")
+        assert "Frobnicate" in complaint(capsys, "compress", path, "--data", DATA, "--out", tmp_path / "out")
 
     @pytest.mark.parametrize(
         ("change", "expected"),
