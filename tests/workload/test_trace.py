@@ -270,6 +270,15 @@ def test_recurrent_networks_are_matrix_products(layer: Any, gates: int, device: 
     assert torch.backends.mkldnn.enabled
 
 
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.ones(3, 1))
+
+    def forward(self, right: Tensor) -> Tensor:
+        return self.left @ right
+
+
 class Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -287,6 +296,13 @@ def test_a_parametrization_is_no_operation_and_its_weight_keeps_its_name() -> No
     assert len(workload.operations) == 1
     assert [(o.name, o.density) for o in operation.with_role("weight")] == [("0.weight", 0.25)]
     assert workload.totals.parameters == 15 and workload.totals.weight_density == 0.25
+
+
+def test_a_product_inside_a_parametrization_is_no_operation() -> None:
+    layer = nn.Linear(4, 1)
+    parametrize.register_parametrization(layer, "weight", LowRank(), unsafe=True)
+    operation = only(trace(layer, torch.ones(1, 4)), "matmul")
+    assert [(o.role, o.name, o.shape) for o in operation.with_role("weight")] == [("weight", "weight", (4, 3))]
 
 
 def test_bits_come_from_the_dtype_and_a_cast_of_a_weight_is_no_operation() -> None:

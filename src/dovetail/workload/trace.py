@@ -2,9 +2,9 @@
 
 The network runs on real input under a torch dispatch mode, which sees every operator after torch has taken apart the
 composite ones: functional calls, attention and a user's own code included. Hooks on the modules tell which module is
-running. Views cost nothing and are no operations; nor are operators that compute with the network's constants alone
-(casting a weight, applying the mask of a parametrization), as any runtime does these once and not at every inference.
-Matrix products and convolutions count always.
+running. Views cost nothing and are no operations; nor is what any runtime does once and not at every inference: the
+work of a parametrization, and computing with the network's constants alone (casting a weight), unless it is a matrix
+product or convolution.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from dovetail.errors import DovetailError, ModelError
 from dovetail.workload.operation import Kind, Operand, Operation, Role
-from dovetail.workload.trace_constants import Constant, Constants, density, storage
+from dovetail.workload.trace_constants import Constant, Constants, density, parametrized, storage
 from dovetail.workload.trace_rules import Call, is_known, work
 from dovetail.workload.workload import Workload
 
@@ -94,6 +94,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, call: Call, tensors: list[tuple[str, Tensor]], reads: list[Operand]) -> None:
+        if weight := parametrized(self._path):
+            self._known.name(call.outputs, weight)
+            return
         found = work(call)
         sources = [self._known.find(tensor) for _, tensor in tensors]
         constants = [source for source in sources if source is not None]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-_PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
+_ORIGINAL = re.compile(r"parametrizations\.(\w+)\.original\d*$")
+_PARAMETRIZATION = re.compile(r"((?:.*\.)?)parametrizations\.(\w+)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Constants:
         self._by_storage: dict[int, list[Constant]] = {}
         self._densities: dict[tuple[object, ...], float] = {}
         for name, parameter in model.named_parameters():
-            self._add(Constant(_PARAMETRIZED.sub(r"\1", name), parameter, True))
+            self._add(Constant(_ORIGINAL.sub(r"\1", name), parameter, True))
         for name, buffer in model.named_buffers():
             self._add(Constant(name, buffer, False))
 
@@ -55,6 +56,11 @@ class Constants:
         for output in outputs:
             whole = output if output.shape == source.tensor.shape else source.tensor
             self._by_storage[storage(output)] = [_Derived(source.name, whole, source.is_parameter, output)]
+
+    def name(self, outputs: Iterable[Tensor], name: str) -> None:
+        """Note that `outputs` were computed by the parametrization of the weight `name`."""
+        for output in outputs:
+            self._by_storage[storage(output)] = [_Derived(name, output, True, output)]
 
     def forget(self, tensor: Tensor) -> None:
         """Note that an activation was written into the storage of `tensor`."""
@@ -79,6 +85,12 @@ class _Derived(Constant):
 
     def contains(self, view: Tensor) -> bool:
         return True
+
+
+def parametrized(path: Sequence[str]) -> str | None:
+    """The weight whose parametrization is among the running modules, by their paths; None if there is none."""
+    matches = (_PARAMETRIZATION.match(module) for module in path)
+    return next((match[1] + match[2] for match in matches if match), None)
 
 
 def storage(tensor: Tensor) -> int:
