@@ -13,8 +13,9 @@ from dovetail.runtime.graph import compact
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 20], doc_string: "from nowhere">
-main_graph (float[batch, 1, 12, 12] images, float[32, 144] "fc1.weight", float[32] "fc1.bias", float[10, 32] "fc2.weight")
-    => (float[batch, 10] scores) <int64[2] flat = {0, -1}, int64[2] flat_again = {0, -1}>
+main_graph (float[batch, 1, 12, 12] images, float[32, 144] "fc1.weight", float[32] "fc1.bias",
+            float[10, 32] "fc2.weight") => (float[batch, 10] scores)
+    <int64[2] flat = {0, -1}, int64[2] flat_again = {0, -1}>
 {
     long_name_of_a_value = Reshape(images, flat)
     hidden = Gemm <transB: int = 1> (long_name_of_a_value, "fc1.weight", "fc1.bias")

@@ -103,7 +103,9 @@ class TestFile:
     def test_truncated(self, artefact: Artefact, tmp_path: Path) -> None:
         file = artefact.to_bytes()
         (tmp_path / "a.dvt").write_bytes(file[:-1])
-        with pytest.raises(ArtefactError, match=f"incomplete or was altered: {len(file)} bytes expected, {len(file) - 1}"):
+        with pytest.raises(
+            ArtefactError, match=f"incomplete or was altered: {len(file)} bytes expected, {len(file) - 1}"
+        ):
             load(tmp_path / "a.dvt")
 
     def test_truncated_in_the_header(self, artefact: Artefact) -> None:
@@ -115,7 +117,9 @@ class TestFile:
         with pytest.raises(ArtefactError, match="has file version 2, this Dovetail reads versions up to 1; update"):
             Artefact.from_bytes(newer)
 
-    @pytest.mark.parametrize("stamp", ["", "0 ", "one", "1", "1 123", "99999999999999 ", "1 " + "g" * 64, "١ " + "0" * 64])
+    @pytest.mark.parametrize(
+        "stamp", ["", "0 ", "one", "1", "1 123", "99999999999999 ", "1 " + "g" * 64, "١ " + "0" * 64]
+    )
     def test_strange_versions(self, stamp: str) -> None:
         header = json.dumps({"__metadata__": {"dovetail": stamp}}).encode()
         with pytest.raises(ArtefactError):
@@ -184,7 +188,9 @@ HOSTILE: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_manifest_is_refused_without_using_memory(artefact: Artefact, change: Callable[[Any], object]) -> None:
+def test_a_hostile_manifest_is_refused_without_using_memory(
+    artefact: Artefact, change: Callable[[Any], object]
+) -> None:
     file = hostile(artefact, change)
     with limited_memory(8 * MEGABYTE), pytest.raises(ArtefactError):
         Artefact.from_bytes(file)
@@ -262,7 +268,9 @@ class TestGraph:
         refuses(artefact, onnx.parser.parse_model(text), "do not fit together .*Launch")
 
     def test_operator_that_is_not_onnx(self, artefact: Artefact) -> None:
-        text = '<ir_version: 10, opset_import: ["me" : 1, "" : 20]> g (float[n, 4] x) => (float[n, 4] y) { y = me.X(x) }'
+        text = (
+            '<ir_version: 10, opset_import: ["me" : 1, "" : 20]> g (float[n, 4] x) => (float[n, 4] y) { y = me.X(x) }'
+        )
         refuses(artefact, onnx.parser.parse_model(text), "ONNX Runtime does not take")
 
     def test_two_inputs(self, artefact: Artefact) -> None:

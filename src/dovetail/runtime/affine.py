@@ -39,7 +39,7 @@ def fold_batch_norms(model: nn.Module, run: Callable[[], object]) -> nn.Module:
     dimensions = _input_dimensions(norms, run)
     folded: dict[nn.Module, nn.Module] = {norm: _fold(norm, dimensions.get(norm, 2)) for norm in norms}
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a module that comes twice
             if child in folded:
                 setattr(parent, name, folded[child])
     return folded.get(model, model)

@@ -66,15 +66,13 @@ class Session:
         model = assemble(artefact).SerializeToString(deterministic=True)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            (entry,) = self._session.get_inputs()
+            self._input_name, sides = entry.name, entry.shape
         except _REFUSALS as error:
             raise ArtefactError(f"ONNX Runtime does not take the artefact's graph: {_first_line(error)}.") from None
         self.artefact = artefact
-        self._input = self._session.get_inputs()[0]
-
-    @property
-    def input_shape(self) -> tuple[int | None, ...]:
-        """Shape of one input without the batch; None where any size will do."""
-        return tuple(side if isinstance(side, int) else None for side in self._input.shape[1:])
+        self.input_shape: tuple[int | None, ...] = tuple(side if isinstance(side, int) else None for side in sides[1:])
+        """Shape of one input, without the batch; None where any size will do."""
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[Any]:
         """The network's output for a batch of inputs (N, *input_shape), float32; every N from 1 up.
@@ -83,7 +81,7 @@ class Session:
         """
         self._check(x)
         try:
-            (output,) = self._session.run(None, {self._input.name: np.ascontiguousarray(x)})
+            (output,) = self._session.run(None, {self._input_name: np.ascontiguousarray(x)})
         except _REFUSALS as error:
             raise DovetailError(f"The network cannot be run on an input of {x.shape}: {_first_line(error)}.") from None
         assert isinstance(output, np.ndarray)
