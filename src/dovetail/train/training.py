@@ -21,7 +21,7 @@ class Training:
 
     `sgd` has Nesterov momentum (Sutskever et al. 2013) where `momentum` > 0; `adamw` ignores it and uses betas 0.9 and
     0.999 (Loshchilov, Hutter 2019, arXiv:1711.05101). Weight decay leaves alone what has fewer than two dimensions:
-    biases, normalisation, codebooks. `cosine` falls from `learning_rate` to 0 (Loshchilov, Hutter 2017, arXiv:1608.03983) after
+    biases, normalisation, codebooks. `cosine` falls from `learning_rate` to 0 (arXiv:1608.03983) after
     `warmup_epochs` of a linear rise. With `distillation` d and a teacher the loss is
     (1 - d) task + d T^2 KL(teacher / T || student / T) at temperature T (Hinton et al. 2015, arXiv:1503.02531).
     `images` is how many training images an epoch takes, a fresh random choice each time; None is all of them.
