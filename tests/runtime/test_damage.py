@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign, newer or made to harm: always one clear error, never another, never a wrong answer."""
+"""Files that are damaged, foreign, newer or made to harm: one clear error, never another, never a wrong answer."""
 
 import dataclasses
 import json
@@ -103,9 +103,7 @@ class TestFile:
     def test_truncated(self, artefact: Artefact, tmp_path: Path) -> None:
         file = artefact.to_bytes()
         (tmp_path / "a.dvt").write_bytes(file[:-1])
-        with pytest.raises(
-            ArtefactError, match=f"incomplete or was altered: {len(file)} bytes expected, {len(file) - 1}"
-        ):
+        with pytest.raises(ArtefactError, match=f"altered: {len(file)} bytes expected, {len(file) - 1} found"):
             load(tmp_path / "a.dvt")
 
     def test_truncated_in_the_header(self, artefact: Artefact) -> None:
@@ -118,7 +116,7 @@ class TestFile:
             Artefact.from_bytes(newer)
 
     @pytest.mark.parametrize(
-        "stamp", ["", "0 ", "one", "1", "1 123", "99999999999999 ", "1 " + "g" * 64, "١ " + "0" * 64]
+        "stamp", ["", "0 ", "one", "1", "1 123", "9" * 5000, "1 " + "g" * 64, "\u0661 " + "0" * 64]
     )
     def test_strange_versions(self, stamp: str) -> None:
         header = json.dumps({"__metadata__": {"dovetail": stamp}}).encode()
@@ -188,9 +186,7 @@ HOSTILE: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_manifest_is_refused_without_using_memory(
-    artefact: Artefact, change: Callable[[Any], object]
-) -> None:
+def test_a_hostile_manifest_uses_no_memory(artefact: Artefact, change: Callable[[Any], object]) -> None:
     file = hostile(artefact, change)
     with limited_memory(8 * MEGABYTE), pytest.raises(ArtefactError):
         Artefact.from_bytes(file)
@@ -268,9 +264,7 @@ class TestGraph:
         refuses(artefact, onnx.parser.parse_model(text), "do not fit together .*Launch")
 
     def test_operator_that_is_not_onnx(self, artefact: Artefact) -> None:
-        text = (
-            '<ir_version: 10, opset_import: ["me" : 1, "" : 20]> g (float[n, 4] x) => (float[n, 4] y) { y = me.X(x) }'
-        )
+        text = '<ir_version: 10, opset_import: ["me" : 1]> g (float[n, 4] x) => (float[n, 4] y) { y = me.X(x) }'
         refuses(artefact, onnx.parser.parse_model(text), "ONNX Runtime does not take")
 
     def test_two_inputs(self, artefact: Artefact) -> None:
