@@ -125,6 +125,8 @@ class BlockCSC(Format):
 
     def _check_places(self) -> None:
         rows = _matrix(self.shape)[0]
+        if not self.zeros.size and not self.pointers.any():
+            return
         starts = self._starts()
         if (starts[:, 0] != 0).any() or (np.diff(starts) < 0).any() or int(starts[:, -1].sum()) != self.zeros.size:
             raise FormatError("stored column pointers do not add up to the entries: the stored array is damaged")

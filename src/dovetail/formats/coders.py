@@ -21,10 +21,13 @@ ENTROPIES = {"huffman": ("huffman",), "ans": ("ans",), "smallest": tuple(MODELS)
 """What each setting of a layout's `entropy` may use besides "raw"."""
 
 WIDEST = 12
-"""Widest symbol in bits that is coded whole; of a wider one the top bits are coded and the rest follows as it is."""
+"""Most bits of a symbol that are coded; where only the top bits are, the others follow as they are."""
 
-SPLITS = (6, 9, 12)
-"""Top bits of a wide symbol that may be coded: a float16 has 6 of sign and exponent, a float32 or bfloat16 has 9."""
+TOPS = (6, 9, 12)
+"""Top bits coded of a symbol wider than that: a float16 has 6 of sign and exponent, a float32 or bfloat16 has 9."""
+
+LOW_BITS = 5
+"""Width of the field that says how many low bits of a symbol are not coded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +65,23 @@ def plans(counts: Integers, bits: int, coders: tuple[str, ...]) -> list[Plan]:
     ways = [Plan("raw", 8 * packed_bytes(total, bits))]
     if total == 0:
         return ways
-    tops = (bits,) if bits <= WIDEST else tuple(split for split in SPLITS if split < bits)
     for coder in coders:
-        ways.append(min((_plan(counts, bits, coder, top) for top in tops), key=lambda plan: plan.bits))
+        ways.append(min((_plan(counts, bits, coder, top) for top in _tops(bits, coder)), key=lambda plan: plan.bits))
     return ways
+
+
+def _tops(bits: int, coder: str) -> tuple[int, ...]:
+    if bits > WIDEST:
+        return tuple(top for top in TOPS if top < bits)
+    # Wide alphabets of few symbols have large Huffman tables; an ANS model interpolates instead.
+    return tuple(range(bits, max(bits - 4, 0), -1)) if coder == "huffman" else (bits,)
 
 
 def _plan(counts: Integers, bits: int, coder: str, top: int) -> Plan:
     own = counts.reshape(1 << top, -1).sum(1)
     model = MODELS[coder].fit(own)
-    below = 8 + 8 * packed_bytes(int(own.sum()), bits - top) if top < bits else 0
-    table = -(-model.table_bits(top) // 8) * 8
+    below = 8 * packed_bytes(int(own.sum()), bits - top)
+    table = -(-(model.table_bits(top) + LOW_BITS) // 8) * 8
     payload = model.payload_bits(own)
     # An ANS coder's last state takes up to three bytes more than the entropy.
     ending = 24 if coder == "ans" and model.first < model.last else -payload % 8
@@ -90,8 +99,8 @@ def code(stream: Stream, plan: Plan) -> Coded:
         return Coded("raw", pack(stream.symbols, stream.bits), 0)
     writer, below, symbols = BitWriter(), np.zeros(0, np.uint8), stream.symbols
     low = stream.bits - plan.top
+    writer.write(low, LOW_BITS)
     if low:
-        writer.write(plan.top, 8)
         below = pack(symbols & symbols.dtype.type((1 << low) - 1), low)
         symbols = symbols >> symbols.dtype.type(low)
     plan.model.write(writer, plan.top)
@@ -104,11 +113,11 @@ def decode(coder: str, data: Bytes, count: int, bits: int) -> tuple[UInts, Coded
     if coder == "raw":
         return unpack(data, count, bits), Coded(coder, data, 0)
     reader = BitReader(data)
-    top = reader.read(8) if bits > WIDEST else bits
-    if bits > WIDEST and (top not in SPLITS or top >= bits):
-        raise FormatError(f"a stream of {bits}-bit symbols cannot have {top} coded bits: the stored array is damaged")
-    model = MODELS[coder].read(reader, top)
-    table, low = reader.bytes_read, bits - top
+    low = reader.read(LOW_BITS)
+    if not 1 <= bits - low <= WIDEST:
+        raise FormatError(f"a stream of {bits}-bit symbols cannot have {low} uncoded bits: the array is damaged")
+    model = MODELS[coder].read(reader, bits - low)
+    table = reader.bytes_read
     below = packed_bytes(count, low)
     if table + below > data.size:
         raise FormatError(f"a stream of {count} symbols does not fit {data.size} bytes: the stored array is damaged")

@@ -87,11 +87,12 @@ class Entropy(Format):
             raise FormatError("an entropy coded format cannot stand inside another one: the header is damaged")
         inner, coders = read_header(header, "inner"), _CodedSource(source, read_header(header, "coders"))
         inner_type = _INNER[read_choice(inner, "format", tuple(_INNER))]
-        return cls(inner_type.read(inner, coders), coders.read)
+        format = inner_type.read(inner, coders)
+        return cls(format, {key: coders.read[key] for key in format.streams()})
 
     def describe(self) -> str:
-        used = dict.fromkeys(coded.coder for coded in self.coded.values())
-        return f"{self.inner.describe()} > {'+'.join(used)}"
+        used = dict.fromkeys(coded.coder for coded in self.coded.values() if coded.coder != "raw")
+        return f"{self.inner.describe()} > {'+'.join(used) or 'raw'}"
 
 
 def _smallest(stream: Stream, coder: str) -> Coded:

@@ -41,7 +41,7 @@ class Huffman(Model):
         return cls(first, last, lengths)
 
     def payload_bits(self, counts: Integers) -> float:
-        return float(counts[self.first : self.last + 1] @ self.lengths)
+        return float(counts[self.first : self.last + 1] @ self.lengths) if self.first < self.last else 0.0
 
     def table_bits(self, symbol_bits: int) -> int:
         own = 5 + smooth_bits(self._filled_lengths(), 5) if self.first < self.last else 0

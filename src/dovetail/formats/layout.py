@@ -108,6 +108,8 @@ class Layout:
             padded = {key: (own + fillers * zero[key][0], bits) for key, (own, bits) in counts.items()}
             expected = self._expected({"gaps": (_gap_histogram(gaps, times, width), width)} | padded, values)
             yield expected, partial(RelativeIndex.encode, floats, self.values, index_bits=width)
+            if not fillers:
+                return
 
     def _expected(self, counts: Mapping[str, tuple[Integers, int]], values: Format) -> float:
         streams = sum(smallest_plan(own, bits, self.entropy).bits for own, bits in counts.values())
