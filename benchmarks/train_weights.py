@@ -90,11 +90,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.networks:
+        result = train_one(name, arguments.work)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results[name] = train_one(name, arguments.work)
+        results[name] = result
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        print(name, results[name]["test_accuracy"], f"{results[name]['training_seconds']} s")
+        print(f"{name}: {result['test_accuracy']:.2%} in {result['training_seconds']} s of training")
 
 
 if __name__ == "__main__":

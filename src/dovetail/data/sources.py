@@ -1,14 +1,15 @@
-"""Finding a data set's files: in DOVETAIL_DATA, in the cache, or from their public source with a checksum."""
+"""Finding a data set's files: in DOVETAIL_DATA, in the cache, or at their public source."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import urllib.error
 import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import wrap_file
 
 from dovetail.errors import DataError
@@ -27,41 +28,46 @@ def data_folders() -> list[Path]:
     return [Path(given), cache_folder()] if given else [cache_folder()]
 
 
-def find_folder(folder: str, files: tuple[str, ...]) -> Path | None:
-    """The first place that has the data set's `folder` with all its `files`."""
+def locate(dataset: str, folder: str, files: tuple[str, ...], fetch: Callable[[Path], None]) -> Path:
+    """The first place that has `folder` with all its `files`; failing that, the cache, after `fetch` put them there.
+
+    Raises DataError, which says what to put where, if nothing may or can be downloaded.
+    """
     for parent in data_folders():
         if all((parent / folder / file).is_file() for file in files):
             return parent / folder
-    return None
-
-
-def missing(dataset: str, folder: str, files: tuple[str, ...], why: str) -> DataError:
-    """The error that says what to put where."""
-    place = data_folders()[0] / folder
-    return DataError(
-        f"data set {dataset} is not here and {why}: put {', '.join(files)} into {place}, "
-        f"or set DOVETAIL_DATA to the folder that holds {folder}/"
-    )
-
-
-def offline() -> bool:
-    """True if DOVETAIL_OFFLINE forbids downloads."""
-    return os.environ.get("DOVETAIL_OFFLINE", "0") not in ("", "0")
+    if os.environ.get("DOVETAIL_OFFLINE", "0") not in ("", "0"):
+        raise _missing(dataset, folder, files, "DOVETAIL_OFFLINE forbids to download it")
+    try:
+        fetch(cache_folder() / folder)
+    except OSError as error:
+        raise _missing(dataset, folder, files, f"it cannot be downloaded ({error})") from error
+    return cache_folder() / folder
 
 
 def download(url: str, into: Path) -> Path:
-    """The file at `url`, in the folder `into` under a temporary name, which is the caller's to check and rename.
+    """The file at `url`, in the folder `into` under a temporary name: the caller checks and renames or removes it.
 
-    Raises OSError (URLError is one) if it cannot be fetched; nothing is left behind then.
+    Raises OSError if it cannot be fetched or written; nothing is left behind then.
     """
     into.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".download-", dir=into)
+    name = url.rsplit("/", 1)[1]
+    part = into / f".{name}.part"
     try:
-        with os.fdopen(handle, "wb") as target, urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as target:
             size = int(response.headers.get("Content-Length") or 0)
-            with wrap_file(response, size, description=f"{url.rsplit('/', 1)[1]}", transient=True) as source:
+            with wrap_file(response, size, description=name, console=Console(stderr=True), transient=True) as source:
                 shutil.copyfileobj(source, target)
-    except BaseException:
-        os.unlink(name)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, HTTPException):
+            raise OSError(f"{url}: {error!r}") from error
         raise
-    return Path(name)
+    return part
+
+
+def _missing(dataset: str, folder: str, files: tuple[str, ...], why: str) -> DataError:
+    return DataError(
+        f"data set {dataset} is not here and {why}: put {', '.join(files)} into {data_folders()[0] / folder}, "
+        f"or set DOVETAIL_DATA to a folder that holds {folder}/ with these files"
+    )
