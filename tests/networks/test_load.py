@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
@@ -47,6 +50,32 @@ def test_a_factory_in_a_users_file(user_file: Path) -> None:
     assert loaded.module(torch.ones(2, 4)).shape == (2, 7)
 
 
+def onnx_file(path: Path, batch: str | int, side: str | int) -> Path:
+    """y = ReLU(Conv(x, w)) with w of shape (2, 1, 3, 3)."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, side, side])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weight = numpy_helper.from_array(np.ones((2, 1, 3, 3), np.float32), "conv.weight")
+    nodes = [helper.make_node("Conv", ["x", "conv.weight"], ["z"]), helper.make_node("Relu", ["z"], ["y"])]
+    graph = helper.make_graph(nodes, "graph", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("batch", "side", "shape"), [(1, 5, (1, 5, 5)), ("batch", 5, (1, 5, 5)), ("batch", "side", None)]
+)
+def test_an_onnx_file(tmp_path: Path, batch: str | int, side: str | int, shape: tuple[int, ...] | None) -> None:
+    loaded = load_model(str(onnx_file(tmp_path / "small.onnx", batch, side)))
+    assert loaded.name == "small" and loaded.input_shape == shape and not loaded.module.training
+    assert torch.equal(loaded.module(torch.ones(1, 1, 5, 5)), torch.full((1, 2, 3, 3), 9.0))
+
+
+def test_weights_for_an_onnx_file(tmp_path: Path) -> None:
+    save_file({"conv.weight": torch.zeros(2, 1, 3, 3)}, tmp_path / "w.safetensors")
+    loaded = load_model(str(onnx_file(tmp_path / "small.onnx", 1, 5)), tmp_path / "w.safetensors")
+    assert loaded.module(torch.ones(1, 1, 5, 5)).count_nonzero() == 0
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_of_either_kind(user_file: Path, tmp_path: Path, suffix: str) -> None:
     state = {"0.weight": torch.full((7, 4), 0.5, dtype=torch.float16), "0.bias": torch.ones(7)}
@@ -72,6 +101,7 @@ def test_weights_may_lack_the_counters_of_batches(tmp_path: Path) -> None:
         ("model.h5", "'model.h5' is no network: expected a built-in name, file.onnx or file.py:factory"),
         ("mine.py", "write mine.py:factory"),
         ("nowhere.py:network", "There is no file nowhere.py"),
+        ("nowhere.onnx", "nowhere.onnx"),
     ],
 )
 def test_a_name_that_means_nothing(spec: str, message: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import onnx
 import safetensors
 import safetensors.torch
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import ModelError
 from dovetail.networks.table import NETWORKS
+from dovetail.workload import read_onnx
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The folder of the weights that are shipped in the package."""
@@ -60,6 +62,8 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
         loaded = LoadedModel(spec, network.build(), network.input_shape, network.dataset)
         if weights is None and network.weights is not None:
             weights = WEIGHTS / network.weights
+    elif spec.endswith(".onnx"):
+        loaded = _from_onnx(Path(spec))
     else:
         raise ModelError(_not_found(spec))
     if weights is not None:
@@ -89,6 +93,20 @@ def _not_found(spec: str) -> str:
     close = difflib.get_close_matches(spec.lower().replace("-", "_"), NETWORKS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"the built-in ones are {', '.join(NETWORKS)}."
     return f"There is no network '{spec}': expected a built-in name, file.onnx or file.py:factory; {hint}"
+
+
+def _from_onnx(path: Path) -> LoadedModel:
+    module = read_onnx(path)
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {initializer.name for initializer in graph.initializer}
+    inputs = [entry.type.tensor_type.shape for entry in graph.input if entry.name not in constants]
+    return LoadedModel(path.stem, module, _without_batch(inputs[0]) if len(inputs) == 1 else None, None)
+
+
+def _without_batch(shape: onnx.TensorShapeProto) -> tuple[int, ...] | None:
+    """The extents after the first; None if there are none or one of them is open."""
+    extents = tuple(dimension.dim_value for dimension in shape.dim[1:])
+    return extents if extents and all(extents) else None
 
 
 def _from_factory(path: Path, factory: str) -> LoadedModel:

@@ -1,7 +1,8 @@
 """What a network computes: operations with named loop extents and measured operands, traced from a torch module."""
 
+from dovetail.workload.onnx_reader import read_onnx
 from dovetail.workload.operation import Kind, Operand, Operation, Role
 from dovetail.workload.trace import trace
 from dovetail.workload.workload import Summary, Workload
 
-__all__ = ["Kind", "Operand", "Operation", "Role", "Summary", "Workload", "trace"]
+__all__ = ["Kind", "Operand", "Operation", "Role", "Summary", "Workload", "read_onnx", "trace"]
