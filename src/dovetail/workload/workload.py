@@ -96,7 +96,7 @@ class Workload:
                 raise ModelError(
                     f"The format given for '{name}' is of shape {format.shape}, but the tensor of {whole[name].shape}."
                 )
-        stored = {name: (format.bits, format.density) for name, format in formats.items()}
+        stored = {name: (format.bits, float(format.density)) for name, format in formats.items()}
 
         def keep(operand: Operand) -> Operand:
             if not operand.is_constant or operand.name not in stored:
