@@ -242,6 +242,26 @@ def test_weights_are_never_folded_into_something_else() -> None:
         np.testing.assert_array_equal(artefact.tensors[name].decode(), weight.numpy())
 
 
+def test_scalars_and_other_memory_orders_are_kept() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = nn.Parameter(torch.tensor(3.0))
+            self.conv = nn.Conv2d(4, 5, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) / self.temperature
+
+    model = Scaled().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    artefact = freeze(model, {}, x)
+    assert {name: tensor.shape for name, tensor in artefact.tensors.items()} == {
+        "temperature": (),
+        "conv.weight": (5, 4, 3, 3),
+    }
+    np.testing.assert_allclose(Session(artefact)(x.numpy()), model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 class Chooses(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x

@@ -114,3 +114,9 @@ def test_needs_no_torch(artefact: Artefact, tmp_path: Path) -> None:
 def test_load_is_what_the_package_gives(artefact: Artefact, tmp_path: Path) -> None:
     artefact.save(tmp_path / "a.dvt")
     np.testing.assert_array_equal(load(tmp_path / "a.dvt")(pictures(3)), session.Session(artefact)(pictures(3)))
+
+
+@pytest.mark.parametrize("first", ["dovetail.runtime", "dovetail.runtime.freeze", "dovetail.runtime.module"])
+def test_freeze_is_the_function_whatever_is_imported_first(first: str) -> None:
+    program = f"import {first}; from dovetail.runtime import freeze, to_torch; assert callable(freeze)"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

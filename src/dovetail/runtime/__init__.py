@@ -1,6 +1,8 @@
 """The artefact file, and what runs it. Reading and running needs no PyTorch; making an artefact does."""
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dovetail.runtime.artefact import Artefact
@@ -13,6 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["Artefact", "Session", "assemble", "export_onnx", "freeze", "load", "to_torch"]
 
 _NEEDS_TORCH = {"freeze": "dovetail.runtime.freeze", "to_torch": "dovetail.runtime.module"}
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing the file `freeze` would bind its module here, in the place of the function of the same name.
+        if not (name in _NEEDS_TORCH and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

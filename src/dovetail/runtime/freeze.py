@@ -143,7 +143,7 @@ def _plans(
 
 
 def _encode(name: str, tensor: Tensor, layout: Layout) -> Format:
-    source = np.ascontiguousarray(tensor.detach().numpy())
+    source = np.asarray(tensor.detach().numpy(), order="C")
     try:
         encoded = layout.encode(source)
         rounded = Dense.encode(source, layout.values).decode()

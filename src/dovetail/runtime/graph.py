@@ -57,7 +57,7 @@ def complete(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> ModelP
     if (len(model.graph.input), len(model.graph.output)) != (1, 1) or not all(_is_batch(end) for end in ends):
         raise ArtefactError("The artefact's graph does not lead from one batch to another; make the artefact anew.")
     for name, weight in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(weight, np.float32, order="C"), name))
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
