@@ -1,9 +1,9 @@
 import dovetail
 
-model = dovetail.load_model("resnet8_fashion")
+model = dovetail.load_model("resnet8_fashion").module
 data = dovetail.load_dataset("fashion_mnist_sample")
-compressed = dovetail.compress(model.module, data, dovetail.Recipe.load("deep_compression_quick"))
-artefact = dovetail.freeze(compressed)
+small = dovetail.compress(model, data, dovetail.Recipe.load("deep_compression_quick"))
+plain, layouts = dovetail.bake(small.model), dovetail.layouts(small.model)
+artefact = dovetail.freeze(plain, layouts, next(data.batches("test", 1))[0], remaining=small.remaining)
 artefact.save("model.dvt")
-record = dovetail.evaluate(artefact, data, ["onnxruntime"], original=model.module)
-print(dovetail.write_report([record], "report"))
+print(dovetail.evaluate(artefact, data, [dovetail.load_target("onnxruntime")], original=model).ratio, "times smaller")

@@ -215,6 +215,9 @@ class TestBadInput:
     def test_unknown_recipe(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "deep_compression" in complaint(capsys, "compress", NETWORK, "--recipe", "deep", "--out", tmp_path)
 
+    def test_network_without_trained_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--weights" in complaint(capsys, "compress", "resnet20", "--out", tmp_path)
+
     def test_missing_data(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "nowhere" in complaint(capsys, "profile", NETWORK, "--data", "nowhere")
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from dovetail.evaluate import Record, evaluate
     from dovetail.formats import FORMATS, Layout
     from dovetail.methods import METHODS
+    from dovetail.methods.constraint import bake, layouts
     from dovetail.networks import NETWORKS, load_model
     from dovetail.recipe import Recipe, builtin_recipes
-    from dovetail.report import write_report
+    from dovetail.report import inspect_table, profile_tables, summary_table, write_report
     from dovetail.runtime import Artefact, Session, export_onnx, load
     from dovetail.runtime.freeze import freeze
     from dovetail.runtime.module import to_torch
@@ -34,9 +35,10 @@ _ROOMS = {
     "evaluate": ["Record", "evaluate"],
     "formats": ["FORMATS", "Layout"],
     "methods": ["METHODS"],
+    "methods.constraint": ["bake", "layouts"],
     "networks": ["NETWORKS", "load_model"],
     "recipe": ["Recipe", "builtin_recipes"],
-    "report": ["write_report"],
+    "report": ["inspect_table", "profile_tables", "summary_table", "write_report"],
     "runtime": ["Artefact", "Session", "export_onnx", "freeze", "load", "to_torch"],
     "targets": ["TARGETS", "load_target"],
     "train": ["Training", "score", "train"],
@@ -57,17 +59,22 @@ __all__ = [
     "Record",
     "Session",
     "Training",
+    "bake",
     "builtin_recipes",
     "compress",
     "evaluate",
     "export_onnx",
     "freeze",
+    "inspect_table",
+    "layouts",
     "load",
     "load_dataset",
     "load_model",
     "load_target",
     "plans",
+    "profile_tables",
     "score",
+    "summary_table",
     "to_torch",
     "trace",
     "train",

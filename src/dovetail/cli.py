@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 import dovetail
-from dovetail.errors import DataError, DovetailError
+from dovetail.errors import DataError, DovetailError, ModelError
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dovetail.data import Dataset
     from dovetail.networks import LoadedModel
     from dovetail.runtime import files
-    from dovetail.targets import Cost
-    from dovetail.workload import Summary
 else:
     torch, safetensors, files = lazy("torch"), lazy("safetensors.numpy"), lazy("dovetail.runtime.files")
 
@@ -104,6 +102,8 @@ def compress(
     steps = dovetail.Recipe.load(recipe)
     if threads is not None:
         torch.set_num_threads(threads)
+    if weights is None and model in dovetail.NETWORKS and dovetail.NETWORKS[model].weights is None:
+        raise ModelError(f"Network {model} comes without trained weights; give it some with --weights")
     network, dataset = _load(model, weights, data)
     if dry_run:
         for number, (method, plan) in enumerate(dovetail.plans(network.module, dataset, steps), 1):
@@ -122,13 +122,19 @@ def compress(
             folder=out / "run",
             progress=progress,
         )
-    artefact = compressed.freeze()
+    artefact = dovetail.freeze(
+        dovetail.bake(compressed.model),
+        dovetail.layouts(compressed.model),
+        _example(dataset),
+        remaining=compressed.remaining,
+        provenance=compressed.provenance,
+    )
     artefact.save(out / "model.dvt")
     with messages.status("evaluating") as status:
         record = dovetail.evaluate(artefact, dataset, targets, original=network.module, progress=status.update)
     files.write_atomically(out / "record.json", record.to_json())
     page = dovetail.write_report([record], out)
-    _show_record(record)
+    console.print(dovetail.summary_table(record))
     console.print(f"{out / 'model.dvt'}, {out / 'record.json'}, {page}")
 
 
@@ -144,14 +150,17 @@ def evaluate(
 ) -> None:
     """Measure an artefact: accuracy, bytes, and what it costs on each target."""
     targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
-    loaded = dovetail.Artefact.load(artefact)
-    dataset = dovetail.load_dataset(data or _dataset_of(loaded.provenance.get("dataset"), str(artefact)))
+    session = dovetail.load(artefact)
+    name = data or _dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
+    dataset = dovetail.load_dataset(name, tuple(side for side in session.input_shape if side) or None)
     network = dovetail.load_model(original, weights).module if original else None
     with messages.status("evaluating") as status:
-        record = dovetail.evaluate(loaded, dataset, targets, original=network, limit=limit, progress=status.update)
+        record = dovetail.evaluate(
+            session.artefact, dataset, targets, original=network, limit=limit, progress=status.update
+        )
     if out is not None:
         files.write_atomically(out, record.to_json())
-    _show_record(record)
+    console.print(dovetail.summary_table(record))
 
 
 @app.command()
@@ -164,12 +173,11 @@ def profile(
 ) -> None:
     """Show what a network computes: operations, parameters, activations and zeros, by kind and by layer."""
     network = dovetail.load_model(model, weights)
-    name = data or network.dataset
-    if name is not None:
-        inputs = next(iter(_fitting(name, network).batches("test", batch)))[0]
+    if data is not None:
+        inputs = _example(_fitting(data, network), batch)
     elif network.input_shape is not None:
         inputs = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
-        messages.print("Random input: the densities of activations mean little; --data gives real ones.")
+        messages.print("The input is random, so densities of activations mean little; --data gives real input.")
     else:
         raise DataError(f"{network.name} does not say what input it takes; give real input with --data")
     workload = dovetail.trace(network.module, inputs)
@@ -179,34 +187,14 @@ def profile(
         writer.writeheader()
         writer.writerows(rows)
         return
-    kinds = (*workload.by_kind(), workload.totals)
-    _show("by kind (intensity: operations a byte)", [_profile_row(row) for row in kinds])
-    _show("by layer", [{"layer": row.name, **_profile_row(row)} for row in workload.by_layer()])
+    console.print(*dovetail.profile_tables(workload))
 
 
 @app.command("inspect")
 def inspect_(artefact: ArtefactFile) -> None:
     """Show what each tensor of an artefact is stored as, the bytes by part, the checksum and the provenance."""
     loaded = dovetail.Artefact.load(artefact)
-    parts = loaded.parts()
-    total = sum(parts.values())
-    rows = [
-        {
-            "tensor": name,
-            "shape": "x".join(map(str, tensor.shape)),
-            "stored as": tensor.describe(),
-            "density": f"{tensor.density:.1%}",
-            "bits": ", ".join(f"{part} {bits:,}" for part, bits in tensor.bits_by_part.items() if bits),
-            "bytes": f"{tensor.bits // 8:,}",
-        }
-        for name, tensor in loaded.tensors.items()
-    ]
-    _show("tensors", rows)
-    rest = {name: size for name, size in parts.items() if name not in loaded.tensors}
-    sizes = {"tensors": total - sum(rest.values()), **rest, "file": total}
-    _show(
-        "file", [{"part": name, "bytes": f"{size:,}", "share": f"{size / total:.1%}"} for name, size in sizes.items()]
-    )
+    console.print(dovetail.inspect_table(loaded))
     facts = {"sha256": hashlib.sha256(artefact.read_bytes()).hexdigest(), **loaded.provenance}
     _show("provenance", [{"what": name, "is": value} for name, value in facts.items()])
 
@@ -257,6 +245,7 @@ def train(
     )
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.manual_seed(seed)
     loaded, dataset = _load(network, weights, data)
     checkpoint = out.with_suffix(".unfinished")
     with _progress() as progress:
@@ -292,13 +281,13 @@ def _dataset_of(name: Any, whose: str) -> str:
 def _fitting(data: str, network: "LoadedModel") -> "Dataset":
     """The data set, once the network was seen to run on its first image."""
     dataset = dovetail.load_dataset(data, network.input_shape)
-    if network.input_shape not in (None, dataset.input_shape):
-        raise DataError(
-            f"Network {network.name} takes inputs of shape {network.input_shape}, but data set {dataset.name} has "
-            f"{dataset.input_shape}; choose data that fits with --data"
-        )
-    dovetail.trace(network.module, next(iter(dataset.batches("test", 1)))[0])
+    dovetail.trace(network.module, _example(dataset))
     return dataset
+
+
+def _example(dataset: "Dataset", batch: int = 1) -> "torch.Tensor":
+    """The first test images, as a network sees them."""
+    return next(iter(dataset.batches("test", batch)))[0]
 
 
 def _progress() -> Progress:
@@ -340,58 +329,6 @@ def _weights(file: str | None) -> str:
 
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-def _profile_row(row: "Summary") -> dict[str, object]:
-    return {
-        "kind": row.kind,
-        "operations": row.operations,
-        "MACs": f"{row.macs:,}",
-        "share": f"{row.macs_share:.1%}",
-        "other arithmetic": f"{row.other_ops:,}",
-        "parameters": f"{row.parameters:,}",
-        "activation bytes": f"{row.activation_bytes:,}",
-        "weight density": "" if row.weight_density is None else f"{row.weight_density:.1%}",
-        "input density": "" if row.input_density is None else f"{row.input_density:.1%}",
-        "intensity": f"{row.arithmetic_intensity:.2f}",
-    }
-
-
-def _show_record(record: "dovetail.Record") -> None:
-    """Accuracy, bytes and costs; the original's beside them where it was measured."""
-    before = {cost.target: cost for cost in record.original_costs}
-    rows: list[dict[str, object]] = [
-        {
-            "": f"{record.metric} on {record.images:,} images ({record.dataset}, {record.split})",
-            "original": "" if record.original_accuracy is None else f"{record.original_accuracy:.2%}",
-            "compressed": f"{record.accuracy:.2%}",
-            "how": "measured from the file",
-        },
-        {
-            "": "bytes",
-            "original": f"{record.original_bytes:,}",
-            "compressed": f"{record.file_bytes:,} ({record.ratio:.1f}x smaller)",
-            "how": "the whole file",
-        },
-    ]
-    for cost in record.costs:
-        for name in cost.quantities:
-            original = before.get(cost.target)
-            rows.append(
-                {
-                    "": f"{name} on {cost.target}",
-                    "original": "" if original is None else _quantity(original, name),
-                    "compressed": _quantity(cost, name),
-                    "how": cost.how,
-                }
-            )
-    _show(record.name, rows)
-
-
-def _quantity(cost: "Cost", name: str) -> str:
-    quantity = cost.quantities[name]
-    spread = "" if quantity.low is None else f" ({quantity.low:.3g} to {quantity.high:.3g})"
-    return f"{quantity.value:.3g} {quantity.unit}{spread}"
 
 
 def _show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
