@@ -23,7 +23,7 @@ from dovetail.data.dataset import SplitName
 from dovetail.errors import DovetailError
 from dovetail.formats import Format
 from dovetail.runtime import Artefact, Session, freeze
-from dovetail.targets import Cost, Target
+from dovetail.targets import Cost, Target, load_target
 from dovetail.train import score
 
 RECORD_VERSION = 1
@@ -117,7 +117,7 @@ class _Versioned:
 def evaluate(
     artefact: Artefact,
     dataset: Dataset,
-    targets: Sequence[Target],
+    targets: Sequence[Target | str],
     *,
     original: nn.Module | None = None,
     split: SplitName = "test",
@@ -127,7 +127,7 @@ def evaluate(
     """Measure an artefact, and beside it the network it was made from.
 
     Args:
-        targets: where to cost both; they get one batch of real images.
+        targets: where to cost both, names or targets with settings of their own; they get one batch of real images.
         original: the uncompressed network; it is scored and costed in the same run. None leaves it out.
         limit: how many images of `split` to use, None for all.
         progress: told what is done next, in a few words.
@@ -137,6 +137,7 @@ def evaluate(
         TargetError: a target cannot cost the network.
     """
     tell = progress or (lambda _: None)
+    places = [load_target(target) if isinstance(target, str) else target for target in targets]
     session = Session(artefact)
     tell(f"accuracy of the artefact on {dataset.name}")
     accuracy = score(
@@ -150,8 +151,8 @@ def evaluate(
         tell("accuracy of the original")
         original_accuracy = score(original, dataset, split, limit=limit, original=original)
         uncompressed = freeze(copy.deepcopy(original).cpu().eval(), {}, batch, provenance={})
-        original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in targets]
-    costs = [_cost(target, artefact, batch, "the artefact", tell) for target in targets]
+        original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in places]
+    costs = [_cost(target, artefact, batch, "the artefact", tell) for target in places]
 
     original_bytes, source = _float32_bytes(artefact, original)
     provenance = dict(artefact.provenance)
@@ -173,7 +174,7 @@ def evaluate(
         original_costs=tuple(original_costs),
         history=_history(provenance, original_bytes),
         provenance=provenance,
-        commands=_commands(provenance, dataset, targets),
+        commands=_commands(provenance, dataset, places),
     )
 
 

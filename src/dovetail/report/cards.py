@@ -1,0 +1,95 @@
+"""The few numbers that a report begins with, each with how it was obtained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dovetail.report.charts import format_bytes, format_number
+
+if TYPE_CHECKING:
+    from dovetail.evaluate import Record
+    from dovetail.targets import Cost, Quantity
+
+Badge = Literal["exact", "measured", "modelled"]
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number, what it was before, and how we know."""
+
+    title: str
+    number: str
+    change: str
+    before: str
+    note: str
+    badge: Badge
+
+
+def cards(record: Record) -> list[Card]:
+    """Size, accuracy, and the first quantity of every target."""
+    return [_size(record), _accuracy(record), *_costs(record)]
+
+
+def _size(record: Record) -> Card:
+    before = f"{format_bytes(record.original_bytes)} → {format_bytes(record.file_bytes)}"
+    note = "The file on disk, every byte of it, against the original's parameters in float32."
+    return Card("Size", f"{record.ratio:.1f}{TIMES}", "smaller", before, note, "exact")
+
+
+def _accuracy(record: Record) -> Card:
+    change, before = "", "the original was not measured"
+    if record.original_accuracy is not None:
+        change = points(record.accuracy - record.original_accuracy)
+        before = f"before {record.original_accuracy:.2%}"
+    error = math.sqrt(record.accuracy * (1 - record.accuracy) / record.images) if 0 <= record.accuracy <= 1 else 0.0
+    note = f"On {record.images:,} {record.split} images of {record.dataset}, from the decoded file"
+    note += f"; standard error {100 * error:.2f} points." if error else "."
+    return Card(record.metric.capitalize(), f"{record.accuracy:.2%}", change, before, note, "measured")
+
+
+def _costs(record: Record) -> Iterator[Card]:
+    for cost, before in pairs(record):
+        name, quantity = next(iter(cost.quantities.items()))
+        earlier = before.quantities.get(name) if before is not None else None
+        change, was = "", "the original was not costed"
+        if earlier is not None:
+            change = factor(earlier, quantity)
+            was = f"before {format_number(earlier.value)} {earlier.unit}"
+        conditions = ("runtime", "threads", "weights") if cost.how == "measured" else ("prices", "arithmetic")
+        note = "; ".join(
+            f"{cost.conditions[key]} thread{'s' * (cost.conditions[key] != '1')}"
+            if key == "threads"
+            else cost.conditions[key]
+            for key in conditions
+            if key in cost.conditions
+        )
+        title = f"{name.capitalize()}, {cost.target}"
+        yield Card(title, f"{format_number(quantity.value)} {quantity.unit}", change, was, f"{note}.", cost.how)
+
+
+def pairs(record: Record) -> Iterator[tuple[Cost, Cost | None]]:
+    """Every cost of the artefact with the original's on the same target."""
+    originals = {cost.target: cost for cost in record.original_costs}
+    return ((cost, originals.get(cost.target)) for cost in record.costs)
+
+
+def factor(before: Quantity, after: Quantity) -> str:
+    """How many times less (or, of a rate, more) it has become; "about the same" within two per cent."""
+    if not before.value or not after.value:
+        return "no comparison"
+    ratio = before.value / after.value
+    if abs(math.log(ratio)) < math.log(1.02):
+        return "about the same"
+    less = f"{max(ratio, 1 / ratio):.2f}" if max(ratio, 1 / ratio) < 10 else f"{max(ratio, 1 / ratio):.1f}"
+    return f"{less}{TIMES} {'less' if ratio > 1 else 'more'}"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in signed percentage points."""
+    number = f"{100 * difference:+.2f}".replace("-", MINUS)
+    return f"{number} points"
