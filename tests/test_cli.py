@@ -156,7 +156,7 @@ class TestCommands:
         assert sum(int(row["macs"]) for row in rows) == pytest.approx(40.8e6, rel=0.01)  # arXiv:1512.03385: 41M
         assert sum(int(row["parameters"]) for row in rows) == pytest.approx(0.27e6, rel=0.01)
         assert run("profile", NETWORK, "--data", DATA) == 0
-        assert "by layer" in capsys.readouterr().out
+        assert "By layer" in capsys.readouterr().out
 
     def test_train_writes_weights_that_load(self, tmp_path: Path) -> None:
         weights = tmp_path / "w.safetensors"
@@ -322,11 +322,11 @@ class TestAnotherProcess:
             tmp_path / "w.safetensors",
         ]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not (tmp_path / "w.unfinished").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)
         assert process.returncode == 130
         assert said.strip() == "interrupted; run the same command again to resume"
 
