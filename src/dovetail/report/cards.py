@@ -58,7 +58,7 @@ def _costs(record: Record) -> Iterator[Card]:
         earlier = before.quantities.get(name) if before is not None else None
         change, was = "", "the original was not costed"
         if earlier is not None:
-            change = factor(earlier, quantity)
+            change = factor(earlier, quantity, cost.how)
             was = f"before {format_number(earlier.value)} {earlier.unit}"
         conditions = ("runtime", "threads", "weights") if cost.how == "measured" else ("prices", "arithmetic")
         note = "; ".join(
@@ -78,15 +78,24 @@ def pairs(record: Record) -> Iterator[tuple[Cost, Cost | None]]:
     return ((cost, originals.get(cost.target)) for cost in record.costs)
 
 
-def factor(before: Quantity, after: Quantity) -> str:
-    """How many times less (or, of a rate, more) it has become; "about the same" within two per cent."""
+def factor(before: Quantity, after: Quantity, how: str) -> str:
+    """How many times less or more it has become.
+
+    "about the same" within two per cent, or if it was measured and each median lies in the other's spread.
+    """
     if not before.value or not after.value:
         return "no comparison"
     ratio = before.value / after.value
-    if abs(math.log(ratio)) < math.log(1.02):
+    indistinct = how == "measured" and _within(before, after) and _within(after, before)
+    if indistinct or abs(math.log(ratio)) < math.log(1.02):
         return "about the same"
-    less = f"{max(ratio, 1 / ratio):.2f}" if max(ratio, 1 / ratio) < 10 else f"{max(ratio, 1 / ratio):.1f}"
-    return f"{less}{TIMES} {'less' if ratio > 1 else 'more'}"
+    times = max(ratio, 1 / ratio)
+    return f"{times:.{2 if times < 10 else 1}f}{TIMES} {'less' if ratio > 1 else 'more'}"
+
+
+def _within(one: Quantity, other: Quantity) -> bool:
+    """Whether the value of one lies in the spread of the other."""
+    return other.low is not None and other.high is not None and other.low <= one.value <= other.high
 
 
 def points(difference: float) -> str:

@@ -215,7 +215,7 @@ def _cost_rows(cost: Cost, before: Cost | None) -> str:
     rows = []
     for name, quantity in cost.quantities.items():
         earlier = before.quantities.get(name) if before is not None else None
-        change = "" if earlier is None else factor(earlier, quantity)
+        change = "" if earlier is None else factor(earlier, quantity, cost.how)
         rows.append(
             f'<tr><td class="name">{escape(cost.target)}</td><td>{_badge(cost.how)}</td><td>{escape(name)}</td>'
             f'<td class="number">{_with_spread(earlier)}</td><td class="number">{_with_spread(quantity)}</td>'

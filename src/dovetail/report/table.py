@@ -41,7 +41,7 @@ def summary_table(record: Record) -> Table:
                 Text(f"{name}, {cost.target}"),
                 _quantity(earlier),
                 _quantity(quantity),
-                "" if earlier is None else factor(earlier, quantity),
+                "" if earlier is None else factor(earlier, quantity, cost.how),
                 cost.how,
             )
     return table

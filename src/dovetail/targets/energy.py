@@ -63,6 +63,7 @@ class EnergyTarget(Target):
             "arithmetic": f"{self.arithmetic} multiplications and additions",
             "skipped": f"operations with zero {' or '.join(skipped)}" if skipped else "nothing",
             "memories": ", ".join(level.name for level in self.levels),
+            "assumed": "weights that fit on the chip stay there between inferences; decoding is free",
             "batch": "1",
             "spread": "the published range of a DRAM access",
             "validated against": "the energy ladder of EIE (Han et al., ISCA 2016), within 2x a rung",
@@ -71,4 +72,7 @@ class EnergyTarget(Target):
 
 def _breakdown(energy: NetworkEnergy) -> dict[str, dict[str, float]]:
     views = {"level": energy.by("level"), "operand": energy.by("operand"), "layer": energy.by("layer")}
-    return {view: {name: energy / PICO_PER_MICRO for name, energy in parts.items()} for view, parts in views.items()}
+    return {
+        view: {name or "(network)": float(part / PICO_PER_MICRO) for name, part in parts.items()}
+        for view, parts in views.items()
+    }

@@ -1,0 +1,143 @@
+"""Every target answers in the same way; a measured one times only right answers, a modelled one equals its counts."""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dovetail.errors import TargetError
+from dovetail.hardware import EnergyModel, EnergyTable, Level, network_energy
+from dovetail.runtime import Artefact, to_torch
+from dovetail.targets import TARGETS, EnergyTarget, OnnxRuntimeTarget, Target, Timing, TorchTarget, load_target
+from dovetail.targets.target import check_outputs
+from dovetail.targets.timing import latency, throughput, torch_threads
+from dovetail.workload import trace
+
+Inputs = NDArray[np.float32]
+QUICK = Timing(warm_up=1, runs=5, seconds=0.0)
+
+
+def quick(name: str) -> Target:
+    target = load_target(name)
+    return dataclasses.replace(target, timing=QUICK) if target.how == "measured" else target
+
+
+@pytest.mark.parametrize("name", TARGETS)
+class TestEveryTarget:
+    def test_says_what_it_costs_and_how_it_knows(self, name: str, artefact: Artefact, inputs: Inputs) -> None:
+        cost = quick(name).cost(artefact, inputs)
+        assert cost.target == name and cost.how == TARGETS[name].how
+        assert cost.quantities and cost.conditions
+        for quantity in cost.quantities.values():
+            assert quantity.value > 0 and quantity.unit
+            assert quantity.low is not None and quantity.high is not None
+            assert quantity.low <= quantity.value <= quantity.high
+        expected = {"machine", "threads", "runs", "spread", "batch", "runtime", "weights"}
+        assert expected <= cost.conditions.keys() or cost.how == "modelled"
+        assert {"model", "prices", "assumed", "validated against"} <= cost.conditions.keys() or cost.how == "measured"
+
+    def test_breakdowns_sum_to_the_whole(self, name: str, artefact: Artefact, inputs: Inputs) -> None:
+        cost = quick(name).cost(artefact, inputs)
+        for parts in cost.breakdown.values():
+            assert math.fsum(parts.values()) == pytest.approx(cost.quantities["energy"].value)
+
+    def test_takes_a_batch_of_one(self, name: str, artefact: Artefact, inputs: Inputs) -> None:
+        assert "throughput" not in quick(name).cost(artefact, inputs[:1]).quantities
+
+    def test_leaves_torch_as_it_was(self, name: str, artefact: Artefact, inputs: Inputs) -> None:
+        before = torch.get_num_threads()
+        quick(name).cost(artefact, inputs)
+        assert torch.get_num_threads() == before and torch.is_grad_enabled()
+
+    def test_is_described_in_its_first_line(self, name: str) -> None:
+        assert (TARGETS[name].__doc__ or "").strip().endswith(".")
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(TargetError, match=r"no target 'abacus'; choose from torch, onnxruntime, energy_45nm"):
+        load_target("abacus")
+
+
+class TestMeasured:
+    @pytest.mark.parametrize("target", [TorchTarget(QUICK), OnnxRuntimeTarget(QUICK)])
+    def test_gives_latency_and_throughput(self, target: Target, artefact: Artefact, inputs: Inputs) -> None:
+        cost = target.cost(artefact, inputs)
+        assert {name: quantity.unit for name, quantity in cost.quantities.items()} == {
+            "latency": "ms",
+            "throughput": "inputs/s",
+        }
+        assert cost.conditions["threads"] == "1" and cost.conditions["runs"].startswith("5 after 1")
+
+    def test_a_wrong_answer_is_not_timed(self, artefact: Artefact, inputs: Inputs) -> None:
+        right = to_torch(artefact)(torch.from_numpy(inputs)).detach().numpy()
+        check_outputs("torch", artefact, inputs, right)
+        for wrong, message in ((right * 1.01, "differ by"), (right[:2], r"outputs \(2, 10\)"), (right * np.nan, "nan")):
+            with pytest.raises(TargetError, match=message):
+                check_outputs("torch", artefact, inputs, wrong)
+
+
+class TestTiming:
+    def test_warms_up_then_runs_at_least_so_often_and_so_long(self) -> None:
+        calls = []
+        assert len(Timing(warm_up=3, runs=4, seconds=0).samples(lambda: calls.append(1))) == 4
+        assert len(calls) == 7
+        long = Timing(warm_up=0, runs=1, seconds=0.05).samples(lambda: time.sleep(0.002))
+        assert len(long) > 1 and sum(long) >= 0.04
+
+    def test_measures_what_a_call_takes(self) -> None:
+        found = latency(Timing(warm_up=0, runs=5, seconds=0).samples(lambda: time.sleep(0.01)))
+        assert 10 <= found.value < 1000
+
+    def test_median_and_spread_are_those_of_the_samples(self) -> None:
+        samples = [0.001 * i for i in range(1, 12)]
+        assert (latency(samples).low, latency(samples).value, latency(samples).high) == pytest.approx((2, 6, 10))
+        rate = throughput(samples, 12)
+        assert (rate.low, rate.value, rate.high) == pytest.approx((1200, 2000, 6000))
+
+    def test_pins_threads_and_gives_them_back_after_an_error(self) -> None:
+        before = torch.get_num_threads()
+        with pytest.raises(KeyError), torch_threads(1):
+            assert torch.get_num_threads() == 1 and torch.is_inference_mode_enabled()
+            raise KeyError
+        assert torch.get_num_threads() == before
+
+    @pytest.mark.parametrize("wrong", [{"threads": 0}, {"runs": 0}, {"seconds": -1.0}, {"warm_up": -1}])
+    def test_refuses_nonsense(self, wrong: dict[str, int]) -> None:
+        with pytest.raises(TargetError, match="Timing"):
+            Timing(**wrong)
+
+
+class TestEnergy:
+    def test_equals_the_counts_of_the_traced_network(self, artefact: Artefact, inputs: Inputs) -> None:
+        workload = trace(to_torch(artefact), torch.from_numpy(inputs[:1])).with_weights(artefact.tensors)
+        expected = network_energy(workload, EnergyModel(table=EnergyTable.load("horowitz_45nm"))).total
+        assert EnergyTarget().cost(artefact, inputs).quantities["energy"].value == pytest.approx(expected / 1e6)
+
+    def test_a_network_compressed_until_it_fits_on_the_chip_leaves_dram(
+        self, artefact: Artefact, original: Artefact, inputs: Inputs
+    ) -> None:
+        before, after = (EnergyTarget().cost(each, inputs) for each in (original, artefact))
+        assert "SRAM 1 MB" in before.breakdown["level"] and "SRAM 1 MB" not in after.breakdown["level"]
+        assert after.breakdown["operand"]["weights"] < before.breakdown["operand"]["weights"] / 5
+        assert after.quantities["energy"].value < before.quantities["energy"].value
+
+    def test_weights_cost_what_their_stored_bits_cost(self, artefact: Artefact, inputs: Inputs) -> None:
+        dram = EnergyTarget(levels=(Level("DRAM", math.inf, None),)).cost(artefact, inputs)
+        bits = sum(tensor.bits for tensor in artefact.tensors.values())
+        assert dram.breakdown["operand"]["weights"] == pytest.approx(bits * 1300 / 64 / 1e6)
+
+    def test_the_spread_is_the_range_of_dram(self, artefact: Artefact, inputs: Inputs) -> None:
+        cost = EnergyTarget(levels=(Level("DRAM", math.inf, None),)).cost(artefact, inputs)
+        energy = cost.quantities["energy"]
+        assert energy.high == pytest.approx(energy.value + cost.breakdown["level"]["DRAM"])
+
+    def test_settings_show_in_the_conditions(self, artefact: Artefact, inputs: Inputs) -> None:
+        target = EnergyTarget(scale=0.5, arithmetic="int16", skip_zero_weights=False)
+        cost = target.cost(artefact, inputs)
+        assert "scaled by 0.5" in cost.conditions["prices"]
+        assert cost.conditions["arithmetic"].startswith("int16") and cost.conditions["skipped"] == "nothing"
+        assert cost.quantities["energy"].value < EnergyTarget().cost(artefact, inputs).quantities["energy"].value
