@@ -32,7 +32,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 
-def read_records(path: Path, records: int = RECORDS) -> NDArray[np.uint8]:
+def read_records(path: Path, records: int) -> NDArray[np.uint8]:
     """The records (records, 3073) of one file; DataError if it has another length or a label above 9."""
     content = np.fromfile(path, np.uint8)
     if content.size != records * RECORD_BYTES:
@@ -44,7 +44,7 @@ def read_records(path: Path, records: int = RECORDS) -> NDArray[np.uint8]:
 
 
 def _split(*paths: Path) -> TensorSplit:
-    table = torch.from_numpy(np.concatenate([read_records(path) for path in paths]))
+    table = torch.from_numpy(np.concatenate([read_records(path, RECORDS) for path in paths]))
     return TensorSplit(table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].to(torch.int64))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -33,8 +33,8 @@ class Split(ABC):
 class TensorSplit(Split):
     """A split that lies in memory: uint8 images (N, C, H, W) and one target for each."""
 
-    images: Tensor
-    targets: Tensor
+    images: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.targets):
@@ -55,7 +55,7 @@ class Slice(Split):
     """Some of another split's images."""
 
     whole: Split
-    indices: Tensor
+    indices: Tensor = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class FolderSplit(Split):
     """Image files with their class numbers."""
 
-    paths: tuple[Path, ...]
-    targets: Tensor
+    paths: tuple[Path, ...] = field(repr=False)
+    targets: Tensor = field(repr=False)
     input_shape: tuple[int, int, int]
 
     def __len__(self) -> int:
@@ -116,8 +116,8 @@ def list_images(folder: Path) -> dict[Path, str | None]:
         listing = {path: label for path, label in [*alone, *classed] if path.suffix.lower() in SUFFIXES}
     if len(listing) < 2:
         raise DataError(
-            f"{folder} holds {len(listing)} images, at least 2 are needed: put files with {', '.join(sorted(SUFFIXES))} "
-            f"into it, or into one sub-folder per class, or list them in {LABELS}"
+            f"{folder} holds {len(listing)} images, at least 2 are needed ({', '.join(sorted(SUFFIXES))}): "
+            f"put them into it, or into one sub-folder per class, or list them in {LABELS}"
         )
     return dict(sorted(listing.items()))
 

@@ -101,4 +101,5 @@ def _digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
 def _parts(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
     for name, tensor in sorted(tensors.items()):
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+        if tensor.numel():  # an empty tensor's strides may forbid a view
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data

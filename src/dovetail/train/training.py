@@ -43,19 +43,20 @@ class Training:
     images: int | None = None
 
     def __post_init__(self) -> None:
-        self._check("epochs", self.epochs >= 0, "a number >= 0")
+        self._check("epochs", _is_whole(self.epochs, 0), "a whole number >= 0")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "a number > 0")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         self._check("momentum", 0 <= self.momentum < 1, "a fraction in [0, 1)")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a number >= 0")
-        self._check("batch_size", self.batch_size >= 1, "a number >= 1")
+        self._check("batch_size", _is_whole(self.batch_size, 1), "a whole number >= 1")
         self._check("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         self._check("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "a number >= 0")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "a fraction in [0, 1)")
         self._check("distillation", 0 <= self.distillation <= 1, "a fraction in [0, 1]")
         self._check("temperature", 0 < self.temperature < math.inf, "a number > 0")
+        self._check("augment", isinstance(self.augment, bool), "true or false")
         self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        self._check("images", self.images is None or self.images >= 1, "a number >= 1")
+        self._check("images", self.images is None or _is_whole(self.images, 1), "a whole number >= 1")
 
     def _check(self, field: str, valid: bool, expected: str) -> None:
         if not valid:
@@ -85,3 +86,7 @@ class Training:
         if self.optimizer == "adamw":
             return AdamW(groups, lr=self.learning_rate)
         return SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
+
+
+def _is_whole(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from dovetail.data import Classification, MatchOutputs
+from dovetail.errors import DataError
+
+
+def test_classification_scores_the_largest_logit():
+    outputs = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    assert Classification().score(outputs, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
+
+
+def test_classification_is_cross_entropy_with_smoothed_targets():
+    outputs, targets = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])
+    log_p = outputs.log_softmax(1)[0]
+    for smoothing in (0.0, 0.3):
+        smoothed = torch.full((3,), smoothing / 3) + torch.tensor([1 - smoothing, 0, 0])
+        loss = Classification().loss(outputs, targets, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, -(smoothed * log_p).sum())
+
+
+def test_matching_is_best_at_the_original():
+    outputs = torch.tensor([[3.0, 1.0], [0.0, 2.0]])
+    assert MatchOutputs().loss(outputs, outputs) == pytest.approx(0, abs=1e-6)
+    assert MatchOutputs().loss(outputs.flip(1), outputs) > 1
+    assert MatchOutputs().score(outputs, outputs + 5).tolist() == [1.0, 1.0]
+    assert MatchOutputs().score(outputs, torch.tensor([[1.0, 3.0], [0.0, 2.0]])).tolist() == [0.0, 1.0]
+
+
+def test_matching_maps_is_scored_by_position():
+    outputs, targets = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    outputs[0, 1, 0, 0] = targets[0, 1, 0, 0] = targets[0, 1, 1, 1] = 1
+    assert MatchOutputs().score(outputs, targets).tolist() == [0.75]
+
+
+def test_agreement_needs_classes():
+    with pytest.raises(DataError, match=r"K >= 2.*\(4, 1\)"):
+        MatchOutputs().score(torch.zeros(4, 1), torch.zeros(4, 1))
