@@ -10,7 +10,7 @@ from tests.formats.examples import TABLE, on_grid
 
 from dovetail import _native
 from dovetail.errors import FormatError
-from dovetail.formats import Codebook, Dense, Entropy, Float, Layout, RelativeIndex, Stream
+from dovetail.formats import Codebook, Dense, Entropy, Float, Layout, RelativeIndex, Stream, adaptive
 from dovetail.formats.bitstream import BitReader, BitWriter, read_smooth, smooth_bits, write_smooth
 from dovetail.formats.coders import MODELS, code, decode, histogram, plans
 from dovetail.formats.huffman import LONGEST_CODE, Huffman, code_lengths, decode_reference
@@ -141,6 +141,30 @@ def test_entropy_coding_is_never_larger(size, seed):
     ):
         for coder in ("huffman", "ans", "smallest"):
             assert Entropy.encode(inner, coder).bits <= inner.bits
+
+
+def uneven_mask(rows, columns, seed=0):
+    rng = np.random.default_rng(seed)
+    odds = np.exp(rng.normal(size=(rows, 1)) + rng.normal(size=columns) - 3)
+    return (rng.random((rows, columns)) < odds / (1 + odds)).astype(np.float32) * np.float32(0.25)
+
+
+@pytest.mark.parametrize("shape", [(300, 784), (40, 8), (1, 200), (500, 10)])
+def test_adaptive_mask_round_trips_and_is_near_what_is_expected(shape):
+    mask = (uneven_mask(*shape) != 0).astype(np.uint8)
+    table, payload = adaptive.encode(mask.reshape(-1), shape[1])
+    decoded, table_bytes = adaptive.decode(np.concatenate([table, payload]), mask.size, shape[1])
+    assert np.array_equal(decoded, mask.reshape(-1)) and table_bytes == table.size
+    bits = 8 * (table.size + payload.size)
+    assert adaptive.expected_bits(mask.sum(1), mask.sum(0)) == pytest.approx(bits, rel=0.05, abs=256)
+
+
+def test_uneven_rows_and_columns_are_made_use_of():
+    tensor = uneven_mask(300, 784)
+    stored = Layout("smallest", TABLE, entropy="ans").encode(tensor)
+    assert stored.describe() == "bitmap > codebook(3) > adaptive+ans"
+    assert stored.bits < 0.9 * Layout("dense", TABLE, entropy="ans").encode(tensor).bits
+    assert np.array_equal(stored.decode(), tensor)
 
 
 def test_floats_gain_by_their_exponents():

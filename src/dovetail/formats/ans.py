@@ -28,7 +28,7 @@ SPACINGS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 CHUNK = 1 << 22
 
-SYMBOLS_PER_BYTE = 1 << 20
+SYMBOLS_PER_BYTE = 1 << 16
 """A payload holds no more symbols than so many for each byte, and as many again, so that damage cannot claim memory."""
 
 # 2^(40 - j/16) rounded down, by integers alone, so that every machine decodes with the same model.
@@ -108,20 +108,12 @@ class Ans(Model):
         coder, model = constriction.stream.stack.AnsCoder(), self._categorical()
         for start in reversed(range(0, symbols.size, CHUNK)):
             coder.encode_reverse(symbols[start : start + CHUNK].astype(np.int32) - np.int32(self.first), model)
-        stored = coder.get_compressed().astype("<u4").view(np.uint8)
-        payload = np.asarray(np.trim_zeros(stored, "b"))
-        # Zero bytes at the end, which decoding drops again, lift a payload over the limit that damage is told by.
-        return np.pad(payload, (0, max(0, -(-symbols.size // SYMBOLS_PER_BYTE) - 1 - payload.size)))
+        return finish(coder, symbols.size)
 
     def decode(self, payload: Bytes, count: int) -> UInts:
         if self.first == self.last:
             return constant(self.first, payload, count)
-        if count > SYMBOLS_PER_BYTE * (payload.size + 1):
-            raise FormatError(f"{payload.size} stored bytes cannot hold {count} ANS symbols: the array is damaged")
-        payload = np.trim_zeros(payload, "b")
-        words = np.zeros(-(-payload.size // 4) * 4, np.uint8)
-        words[: payload.size] = payload
-        coder, model = constriction.stream.stack.AnsCoder(words.view("<u4").astype(np.uint32)), self._categorical()
+        coder, model = resume(payload, count), self._categorical()
         symbols = np.empty(count, symbol_type(self.last.bit_length()))
         for start in range(0, count, CHUNK):
             part = symbols[start : start + CHUNK]
@@ -144,6 +136,23 @@ class Ans(Model):
     def _categorical(self) -> Any:
         # Integers below 2^53 in sum, so that every machine rounds to the same model.
         return constriction.stream.model.Categorical(self._weights().astype(np.float64), perfect=False, lazy=False)
+
+
+def finish(coder: Any, count: int) -> Bytes:
+    """The payload of `count` symbols from constriction's coder, in whole bytes instead of 32-bit words."""
+    stored = np.asarray(np.trim_zeros(coder.get_compressed().astype("<u4").view(np.uint8), "b"))
+    # Zero bytes at the end, which `resume` drops again, lift a payload over the limit that damage is told by.
+    return np.pad(stored, (0, max(0, -(-count // SYMBOLS_PER_BYTE) - 1 - stored.size)))
+
+
+def resume(payload: Bytes, count: int) -> Any:
+    """The inverse of `finish`. Raises FormatError if `payload` cannot hold `count` symbols."""
+    if count > SYMBOLS_PER_BYTE * (payload.size + 1):
+        raise FormatError(f"{payload.size} stored bytes cannot hold {count} ANS symbols: the array is damaged")
+    stored = np.trim_zeros(payload, "b")
+    words = np.zeros(-(-stored.size // 4) * 4, np.uint8)
+    words[: stored.size] = stored
+    return constriction.stream.stack.AnsCoder(words.view("<u4").astype(np.uint32))
 
 
 def _knots(size: int, spacing: int) -> Integers:

@@ -14,6 +14,9 @@ from dovetail.formats.format import Array, Floats, Format, Source, Stream, Value
 from dovetail.formats.header import Header, Json, read_header, read_shape
 from dovetail.formats.values import read_values
 
+FEWEST_COLUMNS = 8
+"""With fewer, a row is too short for its density to be told."""
+
 
 @dataclass(frozen=True, eq=False)
 class Bitmap(Format):
@@ -42,7 +45,7 @@ class Bitmap(Format):
         return tensor.reshape(self.shape)
 
     def streams(self) -> dict[str, Stream]:
-        return {"mask": Stream(self.mask, 1, "indices")} | self.values.streams()
+        return {"mask": Stream(self.mask, 1, "indices", mask_columns(self.shape))} | self.values.streams()
 
     def tables(self) -> dict[str, Array]:
         return self.values.tables()
@@ -54,10 +57,16 @@ class Bitmap(Format):
     def read(cls, header: Header, source: Source) -> Self:
         shape = read_shape(header)
         values = read_values(read_header(header, "values"), source)
-        mask = source.stream("mask", math.prod(shape), 1).astype(np.uint8, copy=False)
+        mask = source.stream("mask", math.prod(shape), 1, mask_columns(shape)).astype(np.uint8, copy=False)
         if values.shape != (int(np.count_nonzero(mask)),):
             raise FormatError(f"a mask of {np.count_nonzero(mask)} nonzeros cannot have values of shape {values.shape}")
         return cls(shape, mask, values)
 
     def describe(self) -> str:
         return f"bitmap > {self.values.describe()}"
+
+
+def mask_columns(shape: tuple[int, ...]) -> int:
+    """Elements for each index of the first dimension, or 0 where they are too few."""
+    columns = math.prod(shape[1:])
+    return columns if columns >= FEWEST_COLUMNS and 0 not in shape else 0

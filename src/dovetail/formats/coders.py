@@ -1,4 +1,4 @@
-"""One integer stream to bytes and back: as it is, Huffman coded or ANS coded, whichever is smallest."""
+"""One integer stream to bytes and back: as it is, Huffman coded, or ANS coded with a fixed or an adaptive model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.errors import FormatError
+from dovetail.formats import adaptive
 from dovetail.formats.ans import Ans
 from dovetail.formats.bitstream import BitReader, BitWriter, Integers
 from dovetail.formats.coder import Model
@@ -15,9 +16,9 @@ from dovetail.formats.huffman import Huffman
 from dovetail.formats.packing import Bytes, UInts, pack, packed_bytes, symbol_type, unpack
 
 MODELS: dict[str, type[Model]] = {"huffman": Huffman, "ans": Ans}
-CODERS = ("raw", *MODELS)
+CODERS = ("raw", *MODELS, "adaptive")
 
-ENTROPIES = {"huffman": ("huffman",), "ans": ("ans",), "smallest": tuple(MODELS)}
+ENTROPIES = {"huffman": ("huffman",), "ans": ("ans", "adaptive"), "smallest": ("huffman", "ans", "adaptive")}
 """What each setting of a layout's `entropy` may use besides "raw"."""
 
 WIDEST = 12
@@ -65,8 +66,18 @@ def plans(counts: Integers, bits: int, coders: tuple[str, ...]) -> list[Plan]:
     ways = [Plan("raw", 8 * packed_bytes(total, bits))]
     if total == 0:
         return ways
-    for coder in coders:
+    for coder in (coder for coder in MODELS if coder in coders):
         ways.append(min((_plan(counts, bits, coder, top) for top in _tops(bits, coder)), key=lambda plan: plan.bits))
+    return ways
+
+
+def stream_plans(stream: Stream, coders: tuple[str, ...]) -> list[Plan]:
+    """The ways to code `stream`, "raw" first; "adaptive" is for a mask in rows."""
+    ways = plans(histogram(stream), stream.bits, coders)
+    if "adaptive" in coders and stream.columns:
+        matrix = stream.symbols.reshape(-1, stream.columns)
+        expected = adaptive.expected_bits(matrix.sum(1, dtype=np.int64), matrix.sum(0, dtype=np.int64))
+        ways.append(Plan("adaptive", expected))
     return ways
 
 
@@ -95,6 +106,9 @@ def smallest_plan(counts: Integers, bits: int, entropy: str) -> Plan:
 
 def code(stream: Stream, plan: Plan) -> Coded:
     """The stream coded as planned."""
+    if plan.coder == "adaptive":
+        table, payload = adaptive.encode(stream.symbols.astype(np.uint8, copy=False), stream.columns)
+        return Coded(plan.coder, np.concatenate([table, payload]), 8 * table.size)
     if plan.model is None:
         return Coded("raw", pack(stream.symbols, stream.bits), 0)
     writer, below, symbols = BitWriter(), np.zeros(0, np.uint8), stream.symbols
@@ -108,10 +122,13 @@ def code(stream: Stream, plan: Plan) -> Coded:
     return Coded(plan.coder, np.concatenate([table, below, plan.model.encode(symbols)]), 8 * table.size)
 
 
-def decode(coder: str, data: Bytes, count: int, bits: int) -> tuple[UInts, Coded]:
+def decode(coder: str, data: Bytes, count: int, bits: int, columns: int = 0) -> tuple[UInts, Coded]:
     """The `count` symbols of `bits` bits, and what `code` made. Raises FormatError on damaged bytes."""
     if coder == "raw":
         return unpack(data, count, bits), Coded(coder, data, 0)
+    if coder == "adaptive":
+        mask, table_bytes = adaptive.decode(data, count, columns)
+        return mask, Coded(coder, data, 8 * table_bytes)
     reader = BitReader(data)
     low = reader.read(LOW_BITS)
     if not 1 <= bits - low <= WIDEST:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from dovetail.errors import FormatError
-from dovetail.formats.coders import CODERS, ENTROPIES, MODELS, Coded, code, decode, histogram, plans
+from dovetail.formats.coders import CODERS, ENTROPIES, Coded, code, decode, stream_plans
 from dovetail.formats.format import Array, Floats, Format, RawSource, Source, Stream
 from dovetail.formats.header import Header, Json, read_choice, read_header
 from dovetail.formats.packing import UInts
@@ -19,7 +19,7 @@ _INNER = {format.name: format for format in (*VALUES, *STRUCTURES)}
 
 @dataclass(frozen=True, eq=False)
 class Entropy(Format):
-    """`inner` with each of its integer streams as it is, Huffman coded or ANS coded; never larger than `inner`.
+    """`inner` with each of its integer streams as it is or coded, whichever is smaller; never larger than `inner`.
 
     bits = sum over streams of (model + payload, in whole bytes) + tables of `inner`
     """
@@ -45,10 +45,7 @@ class Entropy(Format):
     def candidates(self) -> dict[str, dict[str, int]]:
         """Bits of each stream under every coder, by stream and coder."""
         return {
-            key: {
-                plan.coder: 8 * code(stream, plan).data.size
-                for plan in plans(histogram(stream), stream.bits, tuple(MODELS))
-            }
+            key: {plan.coder: 8 * code(stream, plan).data.size for plan in stream_plans(stream, CODERS)}
             for key, stream in self.inner.streams().items()
         }
 
@@ -96,10 +93,11 @@ class Entropy(Format):
 
 
 def _smallest(stream: Stream, coder: str) -> Coded:
-    # What a plan expects of ANS may be three bytes off, so every plan that near the best is carried out.
-    ways = plans(histogram(stream), stream.bits, ENTROPIES[coder])
+    # What a plan expects may be a few bytes off, more for an adaptive one, so every plan near the best is carried out.
+    ways = stream_plans(stream, ENTROPIES[coder])
     limit = min(plan.bits for plan in ways) + 32
-    return min((code(stream, plan) for plan in ways if plan.bits <= limit), key=lambda coded: coded.data.size)
+    near = (plan for plan in ways if plan.bits <= (1.05 * limit + 256 if plan.coder == "adaptive" else limit))
+    return min((code(stream, plan) for plan in near), key=lambda coded: coded.data.size)
 
 
 class _CodedSource(Source):
@@ -108,9 +106,9 @@ class _CodedSource(Source):
         self._coders = coders
         self.read: dict[str, Coded] = {}
 
-    def stream(self, key: str, count: int, bits: int) -> UInts:
+    def stream(self, key: str, count: int, bits: int, columns: int = 0) -> UInts:
         coder = read_choice(self._coders, key, CODERS)
-        symbols, self.read[key] = decode(coder, self._source.bytes(key), count, bits)
+        symbols, self.read[key] = decode(coder, self._source.bytes(key), count, bits, columns)
         return symbols
 
     def array(self, key: str, dtype: str, shape: tuple[int, ...]) -> Array:

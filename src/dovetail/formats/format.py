@@ -21,19 +21,24 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Integers of a fixed width: what an entropy coder may code. `part` is where their bits are counted."""
+    """Integers of a fixed width: what an entropy coder may code.
+
+    `part` is where their bits are counted. `columns` is not 0 where the symbols are bits in rows of so many, which a
+    coder may make use of.
+    """
 
     symbols: UInts
     bits: int
     part: str = "values"
+    columns: int = 0
 
 
 class Source(ABC):
     """Where a format being read gets its integers and arrays from, by key."""
 
     @abstractmethod
-    def stream(self, key: str, count: int, bits: int) -> UInts:
-        """The `count` integers of `bits` bits stored under `key`, or FormatError."""
+    def stream(self, key: str, count: int, bits: int, columns: int = 0) -> UInts:
+        """The `count` integers of `bits` bits stored under `key`, or FormatError; `columns` as in `Stream`."""
 
     @abstractmethod
     def array(self, key: str, dtype: str, shape: tuple[int, ...]) -> Array:
@@ -110,7 +115,7 @@ class RawSource(Source):
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
 
-    def stream(self, key: str, count: int, bits: int) -> UInts:
+    def stream(self, key: str, count: int, bits: int, columns: int = 0) -> UInts:
         return unpack(self.bytes(key), count, bits)
 
     def bytes(self, key: str) -> Bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
-from dovetail.formats.bitmap import Bitmap
+from dovetail.formats.adaptive import expected_bits
+from dovetail.formats.bitmap import Bitmap, mask_columns
 from dovetail.formats.bitstream import Integers
 from dovetail.formats.block_csc import BlockCSC
 from dovetail.formats.coders import ENTROPIES, WIDEST, histogram, smallest_plan
@@ -27,8 +29,8 @@ FLOAT32: ValueEncoder = partial(Float.encode, dtype="float32")
 STRUCTURES = ("dense", "bitmap", "relative_index", "block_csc", "smallest")
 INDEX_WIDTHS = range(1, 17)
 
-SMALL = 1 << 16
-"""Up to so many elements, candidates expected to be within a few bytes of the smallest are all carried out."""
+SMALL = 1 << 18
+"""Up to so many elements, candidates expected to be near the smallest are all carried out."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Layout:
     def _smallest(self, floats: Floats) -> Format:
         candidates = list(self._candidates(floats))
         best = min(bits for bits, _ in candidates)
-        margin = 64 if floats.size <= SMALL else 0
+        margin = 64 + 0.02 * best if floats.size <= SMALL else 0
         chosen = (self._wrap(encode()) for bits, encode in candidates if bits <= best + margin)
         return min(chosen, key=lambda format: format.bits)
 
@@ -99,8 +101,8 @@ class Layout:
         values = self.values(nonzeros)
         counts = _histograms(values)
         if self.structure == "smallest":
-            mask = {"mask": (np.array([flat.size - nonzeros.size, nonzeros.size]), 1)}
-            yield self._expected(mask | counts, values), partial(Bitmap.encode, floats, self.values)
+            mask = self._expected_mask(positions, floats.shape)
+            yield mask + self._expected(counts, values), partial(Bitmap.encode, floats, self.values)
         zero = _histograms(self.values(np.zeros(1, np.float32)))
         gaps, times = np.unique(np.diff(positions, prepend=-1) - 1, return_counts=True)
         for width in INDEX_WIDTHS if self.index_bits is None else (self.index_bits,):
@@ -110,6 +112,15 @@ class Layout:
             yield expected, partial(RelativeIndex.encode, floats, self.values, index_bits=width)
             if not fillers:
                 return
+
+    def _expected_mask(self, positions: Integers, shape: tuple[int, ...]) -> float:
+        elements, columns = math.prod(shape), mask_columns(shape)
+        counts = np.array([elements - positions.size, positions.size])
+        expected = smallest_plan(counts, 1, self.entropy).bits
+        if columns and "adaptive" in ENTROPIES.get(self.entropy, ()):
+            rows = np.bincount(positions // columns, minlength=elements // columns)
+            return min(expected, expected_bits(rows, np.bincount(positions % columns, minlength=columns)))
+        return expected
 
     def _expected(self, counts: Mapping[str, tuple[Integers, int]], values: Format) -> float:
         streams = sum(smallest_plan(own, bits, self.entropy).bits for own, bits in counts.values())
