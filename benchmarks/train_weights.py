@@ -84,12 +84,14 @@ def train_one(name: str, work: Path) -> dict[str, object]:
 def main() -> None:
     """Train what is named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", choices=[*TRAININGS, []], default=list(TRAININGS))
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(TRAININGS))
     parser.add_argument("--work", type=Path, default=Path("out/train_weights"), help="folder of the checkpoints")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if unknown := set(arguments.networks) - set(TRAININGS):
+        parser.error(f"there is no training for {', '.join(sorted(unknown))}: choose from {', '.join(TRAININGS)}")
     torch.set_num_threads(arguments.threads)
-    for name in arguments.networks:
+    for name in arguments.networks or TRAININGS:
         result = train_one(name, arguments.work)
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = result
