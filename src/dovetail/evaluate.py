@@ -198,7 +198,13 @@ def _elements(tensor: Format) -> int:
 
 def _tensor_record(name: str, tensor: Format) -> TensorRecord:
     return TensorRecord(
-        name, tensor.shape, tensor.describe(), _elements(tensor), tensor.bits, tensor.bits_by_part, float(tensor.density)
+        name,
+        tensor.shape,
+        tensor.describe(),
+        _elements(tensor),
+        tensor.bits,
+        tensor.bits_by_part,
+        float(tensor.density),
     )
 
 

@@ -81,13 +81,13 @@ def pairs(record: Record) -> Iterator[tuple[Cost, Cost | None]]:
 def factor(before: Quantity, after: Quantity, how: str) -> str:
     """How many times less or more it has become.
 
-    "about the same" within two per cent, or if it was measured and each median lies in the other's spread.
+    "about the same" within two per cent; if it was measured within five, or if each median lies in the other's spread.
     """
     if not before.value or not after.value:
         return "no comparison"
     ratio = before.value / after.value
     indistinct = how == "measured" and _within(before, after) and _within(after, before)
-    if indistinct or abs(math.log(ratio)) < math.log(1.02):
+    if indistinct or abs(math.log(ratio)) < math.log(1.05 if how == "measured" else 1.02):
         return "about the same"
     times = max(ratio, 1 / ratio)
     return f"{times:.{2 if times < 10 else 1}f}{TIMES} {'less' if ratio > 1 else 'more'}"

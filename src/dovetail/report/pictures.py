@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dovetail.report.charts import Chart, Series
 from dovetail.report.figures import height
@@ -15,20 +16,20 @@ from dovetail.report.figures import height
 WIDTH_INCHES, DOTS_PER_INCH = 7.5, 160
 PIXELS_PER_INCH = 80
 """Of the page's heights, so that a picture has its proportions."""
-TITLE_INCHES = 0.75
+TITLE_INCHES, MARGIN = 0.9, 0.12
 INK, FAINT = "#1e293b", "#cbd5e1"
 
 
 def picture(chart: Chart) -> bytes:
     """The chart as a PNG on white."""
     size = (WIDTH_INCHES, height(chart) / PIXELS_PER_INCH + TITLE_INCHES)
-    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout=ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(chart.title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=12)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9, length=0)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.grid(axis="both" if chart.kind == "scatter" else "x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     if chart.kind == "scatter":
         _draw_scatter(chart, axes)
