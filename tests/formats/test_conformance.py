@@ -5,15 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.formats.examples import CASE_NAMES, CASES, ENCODERS, GRID, SHAPES, on_grid, tensors
+from tests.formats.examples import CASE_NAMES, CASES, ENCODERS, GRID, SHAPES, few, on_grid, tensors
 
 from dovetail.errors import FormatError
 from dovetail.formats import FORMATS, from_arrays
-
-settings.register_profile("formats", deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
-settings.load_profile("formats")
 
 
 def reread(format):
@@ -52,6 +49,7 @@ class TestEveryFormat:
             assert again.header() == stored.header() and again.describe() == stored.describe()
             assert again.bits_by_part == stored.bits_by_part
 
+    @few
     @given(tensor=tensors())
     def test_round_trip_of_any_tensor(self, format, encode, tensor):
         stored = encode(tensor)
@@ -103,6 +101,7 @@ class TestEveryFormat:
         with pytest.raises(FormatError, match="foreign"):
             from_arrays(stored.header(), arrays | {"foreign": np.zeros(1)})
 
+    @few
     @given(data=st.data())
     def test_damage_is_a_format_error_or_a_tensor(self, format, encode, data):
         stored = encode(on_grid((6, 11), 0.4))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.formats.examples import TABLE, on_grid
+from tests.formats.examples import TABLE, few, on_grid
 
 from dovetail import _native
 from dovetail.errors import FormatError
@@ -27,6 +27,7 @@ def entropy_bits(counts):
     return float(-(counts * np.log2(counts / counts.sum())).sum())
 
 
+@few
 @given(HISTOGRAMS)
 def test_native_huffman_decoding_equals_the_reference(counts):
     symbols = drawn_from(counts)
@@ -41,6 +42,7 @@ def test_native_huffman_decoding_equals_the_reference(counts):
     assert np.array_equal(model.decode(payload, symbols.size), symbols)
 
 
+@few
 @given(HISTOGRAMS)
 def test_huffman_is_within_a_bit_of_the_entropy(counts):
     counts = np.array(counts)
@@ -58,6 +60,7 @@ def test_huffman_code_lengths_are_limited():
 
 
 @pytest.mark.parametrize("coder", MODELS)
+@few
 @given(counts=HISTOGRAMS, shift=st.sampled_from([0, 10, 24]))
 def test_coders_round_trip_and_keep_their_promise(coder, counts, shift):
     symbols = drawn_from(counts).astype(np.uint32) << np.uint32(shift)
@@ -71,6 +74,7 @@ def test_coders_round_trip_and_keep_their_promise(coder, counts, shift):
     assert np.array_equal(again, symbols) and same.table_bits == coded.table_bits
 
 
+@few
 @given(st.lists(st.integers(0, 511), min_size=1, max_size=50))
 def test_smooth_lists_round_trip(values):
     writer = BitWriter()
@@ -131,6 +135,7 @@ def test_candidates_state_every_coder():
         assert 8 * stored.arrays()[key].nbytes == min(sizes.values())
 
 
+@few
 @given(st.integers(0, 40), st.integers(0, 5))
 def test_entropy_coding_is_never_larger(size, seed):
     floats = np.random.default_rng(seed).standard_normal(size)

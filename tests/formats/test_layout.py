@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.formats.examples import HALF, SHAPES, TABLE, on_grid, tensors
+from tests.formats.examples import HALF, SHAPES, TABLE, few, on_grid, tensors
 
 from dovetail.errors import FormatError
 from dovetail.formats import Affine, Bitmap, BlockCSC, Codebook, Dense, Entropy, Float, Layout, RelativeIndex
@@ -34,6 +34,7 @@ def test_smallest_is_the_smallest(values, entropy):
             assert Layout("smallest", values, entropy=entropy).encode(tensor).bits <= best + 8
 
 
+@few
 @given(tensors(), st.sampled_from(["none", "smallest"]))
 def test_every_structure_round_trips(tensor, entropy):
     for structure in ("dense", "bitmap", "relative_index", "block_csc", "smallest"):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.formats.examples import few
 
 from dovetail.errors import FormatError
 from dovetail.formats import Affine, Codebook, FixedPoint, Float
@@ -14,6 +15,7 @@ ANY_FLOATS = hnp.arrays(
 )
 
 
+@few
 @given(ANY_FLOATS)
 def test_float32_is_the_identity_bit_for_bit(tensor):
     assert Float.encode(tensor).decode().tobytes() == tensor.tobytes()
@@ -41,6 +43,7 @@ def test_overflow_is_refused(dtype, value):
         Float.encode(np.array([value]), dtype=dtype)
 
 
+@few
 @given(ANY_FLOATS, st.integers(1, 8), st.randoms(use_true_random=False))
 def test_codebook_takes_the_nearest_entry(tensor, bits, random):
     table = np.array([random.uniform(-2, 2) for _ in range(1 << bits)], np.float32)
@@ -70,6 +73,7 @@ def test_bad_codebooks_are_refused(parameters, message):
         Codebook.encode(np.zeros(3), **parameters)
 
 
+@few
 @given(ANY_FLOATS, st.integers(2, 8), st.booleans(), st.sampled_from([None, 1, 7]))
 def test_affine_is_within_half_a_step_and_keeps_zero(tensor, bits, symmetric, group):
     stored = Affine.encode(tensor, bits=bits, symmetric=symmetric, group=group)
