@@ -21,6 +21,9 @@ from dovetail.workload.onnx.types import to_host, to_tensor
 from dovetail.workload.onnx.window import pad_window
 
 
+_EMPTY = nn.Module()
+
+
 class Constant(nn.Module):
     """A tensor that is neither trained nor saved, but moves with its module."""
 
@@ -127,16 +130,16 @@ class _Builder:
 
     def claim(self, candidates: list[str]) -> str:
         """The first path that is free, else the first of them with a number."""
-        numbered = (f"{candidates[0]}_{i}" for i in itertools.count(1))
+        flat = candidates[0].replace(".", "_")  # where a level of the path is something else than a module
+        numbered = (f"{path}_{i}" for i in itertools.count(1) for path in (candidates[0], flat))
         return next(path for path in itertools.chain(candidates, numbered) if self.is_free(path))
 
     def is_free(self, path: str) -> bool:
+        """Whether something can be kept at a path: only modules above it, and nothing there."""
         module: Any = self.module
         *levels, last = path.split(".")
         for level in levels:
-            if not hasattr(module, level):
-                return True
-            module = getattr(module, level)
+            module = getattr(module, level, _EMPTY)
             if not isinstance(module, nn.Module):
                 return False
         return not hasattr(module, last)

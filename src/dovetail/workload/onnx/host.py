@@ -73,7 +73,7 @@ def reshape(data: Any, shape: Any, allowzero: int = 0) -> Host:
 
 
 def where(condition: Any, X: Any, Y: Any) -> Host:
-    return np.where(np.asarray(condition, bool), X, Y)
+    return np.asarray(np.where(np.asarray(condition, bool), X, Y))
 
 
 def product(data: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Host:

@@ -45,7 +45,7 @@ def resize(
         return known
     if antialias and any(factor < 1 for factor in factors.values()):
         raise ModelError(
-            "Resize with antialias can be read for linear, half_pixel, over the last two of four axes only"
+            "Resize with antialias can be read for linear, half_pixel, two spatial axes and sizes that the scales hit exactly"
         )
     for axis, target in targets.items():
         where = _source(target, X.shape[axis], factors[axis], coordinates, X.device)

@@ -84,13 +84,13 @@ def _is_constant(node: Node, constants: Mapping[str, Tensor]) -> bool:
 def _fold_weight(name: str, producers: Mapping[str, Node], constants: dict[str, Tensor], opset: int) -> set[str]:
     """Compute a layer's weight ahead, if it comes from constants; the names that have become trainable."""
     node = producers.get(name)
-    if name in constants or node is None or _is_transposed_matrix(node):
+    if name in constants or node is None:
         return set()
     found = set[str]()
     for source in filter(None, node.inputs):
         found |= _fold_weight(source, producers, constants, opset)
     operator = find_operator(node.operator, opset)
-    if operator is None or not _is_constant(node, constants):
+    if operator is None or _is_transposed_matrix(node) or not _is_constant(node, constants):
         return found
     constants.update(_evaluate(node, operator, constants))
     return found | {output for output in node.outputs if output and is_trainable(output, constants[output])}
