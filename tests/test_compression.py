@@ -23,13 +23,13 @@ RECIPE = parse(
     remaining = "float16"
     [[step]]
     method = "magnitude"
-    sparsity = 0.8
+    sparsity = 0.6
     rounds = 2
     training = { epochs = 2, images = 640, learning_rate = 0.01, distillation = 0.3 }
     [[step]]
     method = "weight_sharing"
-    bits = 3
-    from_bits = 4
+    bits = 4
+    from_bits = 5
     training = { epochs = 1, images = 640, optimizer = "adamw", learning_rate = 1e-4 }
     [[step]]
     method = "entropy_coding"
@@ -71,8 +71,8 @@ def test_reaches_what_the_recipe_asks_for(compressed: Compressed) -> None:
     weights = dict(bake(compressed.model).named_parameters())
     held = {name for name, _ in constraints(compressed.model)}
     zeros = sum(int((weights[name] == 0).sum()) for name in held)
-    assert zeros / sum(weights[name].numel() for name in held) == pytest.approx(0.8, abs=0.01)
-    assert all(len(weights[name].unique()) <= 8 for name in held)
+    assert zeros / sum(weights[name].numel() for name in held) == pytest.approx(0.6, abs=0.01)
+    assert all(len(weights[name].unique()) <= 16 for name in held)
 
 
 def test_the_history_tells_every_round(compressed: Compressed) -> None:
@@ -131,23 +131,30 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path, dataset: Dataset) 
         compress(network(), dataset, only_coding, folder=tmp_path, seed=2)
 
 
-@pytest.mark.parametrize("patience", [1.0, 2.5, 4.0])
-def test_a_killed_run_ends_where_it_would_have(tmp_path: Path, patience: float) -> None:
-    """SIGKILL, again and again; then the same weights, bit for bit."""
+def test_a_killed_run_ends_where_it_would_have(tmp_path: Path) -> None:
+    """SIGKILL after each file that the run writes, and at moments between; then the same weights, bit for bit."""
     command = [sys.executable, "-c", RUN]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole), str(Path(__file__).parent)], check=True)
     kills = 0
     while not (killed / "final.safetensors").exists():
         process = subprocess.Popen([*command, str(killed), str(Path(__file__).parent)])
-        try:
-            process.wait(timeout=3 + patience * (1 + kills))
-        except subprocess.TimeoutExpired:
+        before = _written(killed)
+        while process.poll() is None and _written(killed) == before:
+            time.sleep(0.01)
+        time.sleep(0.05 * kills)  # a little later each time, so that it dies while planning, training and writing
+        if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
-            process.wait()
             kills += 1
-    assert kills > 0
+        process.wait()
+    assert kills > 5
     assert (killed / "final.safetensors").read_bytes() == (whole / "final.safetensors").read_bytes()
+
+
+def _written(folder: Path) -> list[tuple[str, int]]:
+    """The finished files of a folder and when they were written."""
+    files = folder.glob("*.safetensors") if folder.exists() else ()
+    return sorted((file.name, file.stat().st_mtime_ns) for file in files)
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

@@ -88,7 +88,7 @@ def compress(
 
 def plans(model: nn.Module, dataset: Dataset, recipe: Recipe) -> list[tuple[Method, Plan]]:
     """What each step would do to the model as it is now: later steps plan anew once earlier ones have changed it."""
-    context = _context(dataset, model)
+    context = planning_context(dataset, model)
     return [(step.method, step.method.plan(model, context)) for step in recipe.steps]
 
 
@@ -133,7 +133,7 @@ class _Run:
     def carry_out(self, step: int) -> None:
         method, training = self.recipe.steps[step].method, self.recipe.steps[step].training
         if str(step) not in self.plans:
-            self.plans[str(step)] = method.plan(self.model, _context(self.dataset, self.original))
+            self.plans[str(step)] = method.plan(self.model, planning_context(self.dataset, self.original))
             self._save()
         plan = self.plans[str(step)]
         for stage in range(method.stages):
@@ -240,7 +240,8 @@ class _Run:
         self.model.load_state_dict(state["model"])
 
 
-def _context(dataset: Dataset, original: nn.Module) -> Context:
+def planning_context(dataset: Dataset, original: nn.Module) -> Context:
+    """What a method may measure: the loss on the first validation images, against labels or else the original."""
     batches = list(dataset.batches("validation", 250, limit=PLANNING_IMAGES))
     if dataset.task.targets_from_original:
         batches = [(inputs, original(inputs)) for inputs, _ in batches]

@@ -61,7 +61,7 @@ def throughput(samples: list[float], batch: int) -> Quantity:
 def conditions(timing: Timing, calls: int) -> dict[str, str]:
     """What a reader needs to judge or repeat a measurement."""
     return {
-        "machine": f"{_processor()}, {os.cpu_count() or '?'} logical cores",
+        "machine": f"{processor()}, {os.cpu_count() or '?'} logical cores",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "load": f"{os.getloadavg()[0]:.1f} (1 minute average)",
         "threads": str(timing.threads),
@@ -82,7 +82,7 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model name."""
     information = Path("/proc/cpuinfo")
     if information.is_file():

@@ -84,6 +84,9 @@ class WeightSharing(Method):
     initialisation: str = "linear"
     """Where k-means starts: "linear", "density" or "random"."""
 
+    seed: int = 0
+    """For the random start."""
+
     def __post_init__(self) -> None:
         check(1 <= self.bits <= 8, self.name, "bits", "from 1 to 8", self.bits)
         check(self.from_bits is None or self.bits <= self.from_bits <= 8, self.name, "from_bits",
@@ -103,7 +106,7 @@ class WeightSharing(Method):
         weights = self.weights(model)
         for name, row in plan.items():
             weight = weights[name]
-            values, assignment = share(weight, row["bits"][stage], self.initialisation)
+            values, assignment = share(weight, row["bits"][stage], self.initialisation, self.seed)
             held = find(model, name, SharedValues)
             if held is None:
                 constrain(model, name, SharedValues(assignment, values))
@@ -111,7 +114,7 @@ class WeightSharing(Method):
                 held.assignment, held.values = assignment, nn.Parameter(values)
 
 
-def share(weight: Tensor, bits: int, initialisation: str) -> tuple[Tensor, Tensor]:
+def share(weight: Tensor, bits: int, initialisation: str, seed: int) -> tuple[Tensor, Tensor]:
     """The 2^bits - 1 shared nonzero values of a weight, and for each of its entries the index into [0, values...]."""
     flat = weight.detach().double().cpu().numpy().ravel()
     nonzero = flat[flat != 0]
@@ -119,7 +122,7 @@ def share(weight: Tensor, bits: int, initialisation: str) -> tuple[Tensor, Tenso
     centroids = np.zeros(count)
     codes = np.zeros(flat.shape, np.int64)
     if len(nonzero):
-        centroids = kmeans(nonzero, initial_centroids(nonzero, count, initialisation))
+        centroids = kmeans(nonzero, initial_centroids(nonzero, count, initialisation, seed))
         codes[flat != 0] = 1 + nearest(nonzero, centroids)
     return (
         torch.from_numpy(centroids).to(weight.dtype).to(weight.device),
