@@ -28,6 +28,7 @@ from dovetail.methods.constraint import bake, layouts
 from dovetail.methods.method import Context, Plan
 from dovetail.recipe import Recipe
 from dovetail.train import load_state, save_state, score, train
+from dovetail.train.placing import channels_last
 
 PLANNING_IMAGES = 1000
 """How many validation images a plan's measurements use."""
@@ -242,7 +243,10 @@ class _Run:
 
 def planning_context(dataset: Dataset, original: nn.Module) -> Context:
     """What a method may measure: the loss on the first validation images, against labels or else the original."""
-    batches = list(dataset.batches("validation", 250, limit=PLANNING_IMAGES))
+    batches = [
+        (channels_last(inputs), targets)
+        for inputs, targets in dataset.batches("validation", 250, limit=PLANNING_IMAGES)
+    ]
     if dataset.task.targets_from_original:
         batches = [(inputs, original(inputs)) for inputs, _ in batches]
 

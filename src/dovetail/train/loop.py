@@ -22,7 +22,7 @@ from dovetail.data import Dataset
 from dovetail.errors import DataError
 from dovetail.methods.constraint import Constraint, Step, constraints
 from dovetail.train.errors import TrainingError
-from dovetail.train.placing import placed
+from dovetail.train.placing import channels_last, placed
 from dovetail.train.state import State, load_state, save_state
 from dovetail.train.training import Training
 
@@ -223,14 +223,6 @@ class _Report:
 def derive_seed(*parts: int) -> int:
     """A 63-bit seed that depends on all of `parts` and on their order."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """The same images, laid out pixel by pixel: convolutions keep the layout and are faster for it.
-
-    The strides are set by hand because `contiguous` leaves images of one channel as they are.
-    """
-    return torch.empty(images.shape, memory_format=torch.channels_last).copy_(images)
 
 
 def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
 from dovetail.errors import DataError
-from dovetail.train.placing import device_of, placed
+from dovetail.train.placing import channels_last, device_of, placed
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -45,4 +45,4 @@ def score(
 
 
 def _on_device_of(predict: Predict, inputs: Tensor) -> Tensor:
-    return inputs.to(device_of(predict)) if isinstance(predict, nn.Module) else inputs
+    return channels_last(inputs).to(device_of(predict)) if isinstance(predict, nn.Module) else inputs
