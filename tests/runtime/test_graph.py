@@ -47,7 +47,8 @@ def test_branches_keep_their_names_apart_and_together() -> None:
     x = np.array([[1, 2, 3, 4]], np.float32)
     for sign, expected in ((1, x * scale), (-1, -x + 1 + scale)):
         reference = ReferenceEvaluator(whole)
-        np.testing.assert_array_equal(reference.run(None, {"input": sign * x})[0], expected)
+        (found,) = reference.run(None, {"input": sign * x})
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_weight_named_as_a_short_name_is_safe() -> None:
@@ -56,8 +57,8 @@ def test_a_weight_named_as_a_short_name_is_safe() -> None:
     weights = {"v0": np.array([1, 2], np.float32), "input": np.array([3, 4], np.float32)}
     whole = complete(compact(onnx.parser.parse_model(text), set(weights)), weights)
     (name,) = (value.name for value in whole.graph.input)
-    found = ReferenceEvaluator(whole).run(None, {name: np.ones((1, 2), np.float32)})
-    np.testing.assert_array_equal(found[0], [[6, 12]])
+    (found,) = ReferenceEvaluator(whole).run(None, {name: np.ones((1, 2), np.float32)})
+    np.testing.assert_array_equal(found, [[6, 12]])
 
 
 def test_complete_puts_the_weights_back_as_they_were() -> None:

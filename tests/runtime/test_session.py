@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 
 from dovetail.errors import ArtefactError, DovetailError
@@ -116,7 +116,6 @@ def test_load_is_what_the_package_gives(artefact: Artefact, tmp_path: Path) -> N
     np.testing.assert_array_equal(load(tmp_path / "a.dvt")(pictures(3)), session.Session(artefact)(pictures(3)))
 
 
-@pytest.mark.parametrize("first", ["dovetail.runtime", "dovetail.runtime.freeze", "dovetail.runtime.module"])
-def test_freeze_is_the_function_whatever_is_imported_first(first: str) -> None:
-    program = f"import {first}; from dovetail.runtime import freeze, to_torch; assert callable(freeze)"
+def test_freeze_is_the_function_though_its_file_was_imported_first() -> None:
+    program = "import dovetail.runtime.freeze; from dovetail.runtime import freeze, to_torch; assert callable(freeze)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

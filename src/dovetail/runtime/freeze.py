@@ -25,6 +25,9 @@ from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.graph import compact
 from dovetail.runtime.session import Session
 
+SMALL_CONSTANT = 16
+"""Elements up to which a buffer stays in the graph, exact, as constants in the module's code do."""
+
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
@@ -98,7 +101,7 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _export(model: nn.Module, example: Tensor) -> tuple[ModelProto, list[str]]:
-    """The ONNX model, and the names of the floating-point parameters and buffers in it, in the model's order.
+    """The ONNX model, and the names of the tensors in it that are stored apart, in the order of first use.
 
     While the exporter simplifies the graph these are inputs without a value, so that it can neither fold nor reshape
     them.
@@ -118,16 +121,22 @@ def _export(model: nn.Module, example: Tensor) -> tuple[ModelProto, list[str]]:
             raise ModelError(f"The network cannot be exported to ONNX: {_cause(error)}.") from None
         assert program is not None
         graph = program.model.graph
-        floats = [name for name, tensor in _named_tensors(model).items() if tensor.is_floating_point()]
-        weights = [name for name in floats if name in graph.initializers]
-        for name in weights:
+        weights = {name for name, tensor in _named_tensors(model).items() if _is_stored(tensor)} & set(
+            graph.initializers
+        )
+        for name in sorted(weights):
             value = graph.initializers.pop(name)
             value.const_value = None
             graph.inputs.append(value)
         program.optimize()
         proto = program.model_proto
-    used = {name for node in proto.graph.node for name in node.input}
-    return proto, [name for name in weights if name in used]
+    read = dict.fromkeys(name for node in proto.graph.node for name in node.input)
+    return proto, [name for name in read if name in weights]
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether it is a tensor of its own in the file: floating-point, and a parameter or more than a small constant."""
+    return tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or tensor.numel() > SMALL_CONSTANT)
 
 
 def _plans(
@@ -168,7 +177,7 @@ def _check_outputs(artefact: Artefact, model: nn.Module, example: Tensor) -> Non
     sources = _named_tensors(model)
     for name, tensor in artefact.tensors.items():
         sources[name].copy_(torch.from_numpy(tensor.decode().copy()))
-    session = Session(artefact)
+    session = Session(artefact, threads=1)
     for count in (1, 3):
         batch = _batch(example, count)
         expected = _run(model, batch).numpy()
