@@ -36,10 +36,10 @@ def tensor(name: str, shape: tuple[int, ...], density: float) -> TensorRecord:
     return TensorRecord(name, shape, "relative_index(5) > codebook(4) > ans", elements, bits, parts, nonzero / elements)
 
 
-def resnet_tensors() -> tuple[TensorRecord, ...]:
+def resnet_tensors(blocks: int) -> tuple[TensorRecord, ...]:
     tensors = [tensor("conv1.weight", (16, 3, 3, 3), 0.8), tensor("bn1.scale", (16,), 1.0)]
     for stage, width in enumerate((16, 32, 64), 1):
-        for block in range(3):
+        for block in range(blocks):
             before = width // 2 if stage > 1 and block == 0 else width
             for index, channels in ((1, before), (2, width)):
                 path = f"layer{stage}.{block}"
@@ -85,8 +85,10 @@ def modelled(level: dict[str, float], operand: dict[str, float]) -> Cost:
     )
 
 
-def build_record(name: str = "resnet20", *, compressed_to: float = 1.0, accuracy: float = 0.9142) -> Record:
-    tensors = resnet_tensors()
+def build_record(
+    name: str = "resnet20", *, compressed_to: float = 1.0, accuracy: float = 0.9142, blocks: int = 3
+) -> Record:
+    tensors = resnet_tensors(blocks)
     parts = {part: 0 for part in ("values", "indices", "tables", "padding")}
     for row in tensors:
         for part, bits in row.bits_by_part.items():
@@ -155,7 +157,7 @@ def record() -> Record:
 @pytest.fixture(scope="session")
 def hostile_record() -> Record:
     """One whose every text tries to end the element it stands in."""
-    record = build_record(HOSTILE)
+    record = build_record(HOSTILE, blocks=1)
     tensors = (tensor(f"{HOSTILE}.weight", (4, 4), 0.5), *record.tensors[1:])
     history = tuple(HistoryRecord(f"{row.step}{HOSTILE}", row.accuracy, row.bytes) for row in record.history)
     return Record(

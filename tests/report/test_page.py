@@ -52,6 +52,7 @@ def complaints() -> list[str]:
 def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     """A page that notes every error, every dialogue and every request beyond the report itself."""
     page = browser.new_page(viewport={"width": WIDTHS["wide"], "height": 900})
+    page.set_default_timeout(120_000)
     page.on(
         "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
     )
@@ -76,16 +77,18 @@ class TestInABrowser:
         expected = charts(record)
         found = plots(page)
         assert len(found) == len(expected)
+        whole = Image.open(io.BytesIO(page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True))).convert("RGB")
         for plot, chart in zip(found, expected, strict=True):
             assert plot.query_selector("svg.main-svg"), chart.key
             assert plot.evaluate("plot => plot.data.length") == len(chart.series)
             drawn = plot.evaluate("plot => plot.querySelectorAll('.trace').length")
             assert drawn == len(chart.series), chart.key
-            image = Image.open(io.BytesIO(plot.screenshot())).convert("RGB")
+            box = plot.bounding_box()
+            assert box is not None
+            image = whole.crop((box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]))
             background = image.getpixel((1, 1))
             inked = sum(count for count, colour in image.getcolors(1 << 24) or () if colour != background)
             assert inked > 0.01 * image.width * image.height, f"{chart.key} is almost blank"
-        page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
         assert not complaints
 
     @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -163,11 +166,21 @@ class TestInABrowser:
         assert not complaints
 
     def test_several_records_stand_side_by_side(self, page: Page, tmp_path: Path, complaints: list[str]) -> None:
-        records = [build_record(), build_record("lenet5", compressed_to=0.5, accuracy=0.902)]
+        records = [
+            build_record(blocks=1),
+            build_record("lenet5 with a longer name", compressed_to=0.5, accuracy=0.902, blocks=1),
+        ]
         page.goto(write_report(records, tmp_path).as_uri())
         assert len(plots(page)) == 1 + sum(len(charts(record)) for record in records)
-        assert page.locator("nav a").all_text_contents() == ["resnet20", "lenet5"]
-        assert (tmp_path / "trade_off.png").exists() and (tmp_path / "2_lenet5_size.png").exists()
+        assert page.locator("nav a").all_text_contents() == ["resnet20", "lenet5 with a longer name"]
+        page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
+        plot = page.locator("figure:has(h3:text('Accuracy against size')) .js-plotly-plot")
+        page.wait_for_function("document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390")
+        (box, texts) = (plot.bounding_box(), [text.bounding_box() for text in plot.locator(".textpoint text").all()])
+        assert len(texts) == 2
+        for text in texts:
+            assert box and text and box["x"] <= text["x"] and text["x"] + text["width"] <= box["x"] + box["width"]
+        assert (tmp_path / "trade_off.png").exists() and (tmp_path / "2_lenet5_with_a_longer_name_size.png").exists()
         assert not complaints
 
 

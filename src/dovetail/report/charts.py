@@ -16,7 +16,7 @@ PART_COLOURS = {
     "values": "#3b82f6",
     "indices": "#f59e0b",
     "tables": "#10b981",
-    "padding": "#94a3b8",
+    "padding": "#06b6d4",
     "graph": "#8b5cf6",
     "manifest": "#ec4899",
     "container": "#64748b",
@@ -115,7 +115,7 @@ def size_by_part(record: Record) -> Chart:
         ("before", "after"),
         tuple(scaled(series, record.original_bytes) for series in (original, *after)),
         byte_unit(record.original_bytes),
-        (format_bytes(record.original_bytes), f"{format_bytes(record.file_bytes)} ({record.ratio:.1f} times smaller)"),
+        (format_bytes(record.original_bytes), format_bytes(record.file_bytes)),
         wide=True,
     )
 
@@ -274,7 +274,7 @@ def trade_off(records: Sequence[Record]) -> Chart:
         labels,
         (series,),
         "%",
-        labels,
+        tuple(shorten(label) for label in labels),
         wide=True,
         positions=ratios,
         position_unit="times smaller",

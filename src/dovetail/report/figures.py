@@ -139,23 +139,26 @@ def _points(chart: Chart, series: Series) -> dict[str, Any]:
 
 
 def _scatter(chart: Chart) -> dict[str, Any]:
+    """Points with their labels beside them, towards the middle, so that none is cut off."""
+    low, high = min(chart.positions), max(chart.positions)
+    sides = ["middle right" if position <= (low + high) / 2 else "middle left" for position in chart.positions]
     traces = [
         _points(chart, series)
-        | {"mode": "markers+text", "text": [html.escape(text) for text in chart.texts], "textposition": "top center"}
+        | {"mode": "markers+text", "text": [html.escape(text) for text in chart.texts], "textposition": sides}
         | {"x": list(chart.positions), "y": list(series.values)}
         for series in chart.series
     ]
-    spread = max(chart.positions) - min(chart.positions) or max(chart.positions)
+    margin = 0.06 * (high - low or high)
     return {
         "data": traces,
         "layout": _layout(chart)
         | {
             "margin": {"l": 56, "r": 16, "t": 12, "b": AXIS_HEIGHT},
             "xaxis": {
-                "title": {"text": chart.position_unit},
+                "title": {"text": chart.position_unit, "font": {"size": FONT_SIZE}},
                 "zeroline": False,
-                "range": [min(chart.positions) - 0.15 * spread, max(chart.positions) + 0.15 * spread],
+                "range": [low - margin, high + margin],
             },
-            "yaxis": {"title": {"text": f"{chart.unit}"}, "zeroline": False},
+            "yaxis": {"title": {"text": chart.unit, "font": {"size": FONT_SIZE}}, "zeroline": False},
         },
     }

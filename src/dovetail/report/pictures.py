@@ -88,12 +88,16 @@ def _draw_bars(chart: Chart, series: Series, index: int, axes: Axes) -> None:
 
 
 def _draw_scatter(chart: Chart, axes: Axes) -> None:
+    middle = (min(chart.positions) + max(chart.positions)) / 2
     for series in chart.series:
         values = _numbers(series.values)
         axes.plot(chart.positions, values, "o", color=series.colour, markersize=8)
         for position, value, text in zip(chart.positions, values, chart.texts, strict=True):
-            axes.annotate(text, (position, value), (0, 8), textcoords="offset points", ha="center", fontsize=9)
-    axes.margins(0.15, 0.2)
+            offset, side = (9, "left") if position <= middle else (-9, "right")
+            axes.annotate(
+                text, (position, value), (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=9
+            )
+    axes.margins(0.06, 0.15)
     axes.set_xlabel(chart.position_unit, color=INK, fontsize=9)
     axes.set_ylabel(chart.unit, color=INK, fontsize=9)
 
