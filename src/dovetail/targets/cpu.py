@@ -21,7 +21,7 @@ WEIGHTS = "decoded to dense float32"
 
 @dataclass(frozen=True)
 class TorchTarget(Target):
-    """PyTorch in eager mode on the CPU."""
+    """PyTorch in eager mode on this CPU, measured."""
 
     name: ClassVar[str] = "torch"
     how: ClassVar[How] = "measured"
@@ -39,7 +39,7 @@ class TorchTarget(Target):
 
 @dataclass(frozen=True)
 class OnnxRuntimeTarget(Target):
-    """ONNX Runtime on the CPU, through the artefact's own session."""
+    """ONNX Runtime on this CPU, measured through the artefact's own session."""
 
     name: ClassVar[str] = "onnxruntime"
     how: ClassVar[How] = "measured"

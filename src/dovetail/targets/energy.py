@@ -18,7 +18,10 @@ PICO_PER_MICRO = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyTarget(Target):
-    """Prices one inference with the table `table`; the options are those of `hardware.EnergyModel`."""
+    """The energy of one inference at 45 nm prices; a model, not a measurement.
+
+    `table` names the prices; the other settings are those of `hardware.EnergyModel`.
+    """
 
     name: ClassVar[str] = "energy_45nm"
     how: ClassVar[How] = "modelled"
