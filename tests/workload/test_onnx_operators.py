@@ -357,7 +357,18 @@ IMAGES = [
     case("Resize", IMAGE, None, scales(0.6, 1.7), constant=(2,), mode="linear", axes=[2, 3]),
     case("Resize", IMAGE, None, None, [7, 7], mode="linear", axes=[2, 3], keep_aspect_ratio_policy="not_larger"),
     case("Resize", IMAGE, None, scales(1, 1, 0.6, 1.7), constant=(2,), mode="cubic", exclude_outside=1),
-    case("Resize", IMAGE, None, scales(1, 1, 1 / 3, 0.5), constant=(2,), mode="linear", antialias=1),
+    case("Resize", IMAGE, None, scales(1, 1, 1 / 3, 0.6), constant=(2,), mode="linear", antialias=1),
+    case(
+        "Resize",
+        IMAGE,
+        None,
+        scales(0.4, 1.5),
+        constant=(2,),
+        mode="linear",
+        antialias=1,
+        exclude_outside=1,
+        axes=[2, 3],
+    ),
     case(
         "Resize", IMAGE, None, scales(1, 1, 0.6, 1.7), constant=(2,), mode="linear", **{NAMES: "half_pixel_symmetric"}
     ),

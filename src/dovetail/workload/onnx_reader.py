@@ -11,6 +11,7 @@ import os
 from onnx import ModelProto
 from torch import fx
 
+from dovetail.errors import ModelError
 from dovetail.workload.onnx.build import build, check_supported
 from dovetail.workload.onnx.graph import load_graph
 from dovetail.workload.onnx.rewrite import (
@@ -39,12 +40,22 @@ def read_onnx(source: OnnxSource) -> fx.GraphModule:
     Raises ModelError for a file that is missing, damaged or no ONNX model, and, naming them all, for operators that
     cannot be read.
     """
+    try:
+        return _read(source)
+    except ModelError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        label = "The ONNX model" if isinstance(source, ModelProto) else f"The ONNX file {source}"
+        raise ModelError(f"{label} is not a sound model ({error!r}); export it again") from error
+
+
+def _read(source: OnnxSource) -> fx.GraphModule:
     graph = drop_unused(load_graph(source))
     check_supported(graph)
     graph = name_types(graph)
     graph = drop_identities(graph)
     graph = fold_constants(graph)
-    graph = drop_identities(graph)
+    graph = drop_identities(graph)  # those of branches that have been decided
     graph = free_batch(graph)
     graph = find_linear(graph)
     return build(graph)

@@ -20,7 +20,6 @@ from dovetail.workload.onnx.operators import Operator, find_operator
 from dovetail.workload.onnx.types import to_host, to_tensor
 from dovetail.workload.onnx.window import pad_window
 
-
 _EMPTY = nn.Module()
 
 

@@ -71,7 +71,7 @@ class Graph:
 
 
 def load_graph(source: str | os.PathLike[str] | ModelProto) -> Graph:
-    """Read a file, or a model in memory; ModelError if it is no sound ONNX model."""
+    """Read a file, or a model in memory; ModelError if it is no ONNX model, or its opset is too old or too new."""
     proto = source if isinstance(source, ModelProto) else _load_file(Path(source))
     label = "The ONNX model" if isinstance(source, ModelProto) else f"The ONNX file {source}"
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
@@ -83,13 +83,8 @@ def load_graph(source: str | os.PathLike[str] | ModelProto) -> Graph:
         raise ModelError(
             f"{label} has opset {opset}, expected {OLDEST_OPSET} to {newest}; export it again with a newer opset"
         )
-    try:
-        proto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-        return _graph(_with_shapes(proto).graph, Graph(opset=opset))
-    except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{label} is damaged: {error}; export it again") from error
+    proto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    return _graph(_with_shapes(proto).graph, Graph(opset=opset))
 
 
 def _load_file(path: Path) -> ModelProto:

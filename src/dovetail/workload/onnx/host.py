@@ -86,7 +86,12 @@ def total(data: Any, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: 
 
 def of_arrays(function: Callable[..., Any]) -> Callable[..., Host]:
     """A numpy function as an operator; numpy turns arrays of rank 0 into numbers, this turns them back."""
-    return lambda *inputs: np.asarray(function(*(np.asarray(values) for values in inputs)))
+
+    def operator(*inputs: Any) -> Host:
+        return np.asarray(function(*(np.asarray(values) for values in inputs)))
+
+    operator.__name__ = operator.__qualname__ = function.__name__
+    return operator
 
 
 HOST: dict[str, Callable[..., Host]] = {
@@ -101,7 +106,7 @@ HOST: dict[str, Callable[..., Host]] = {
     "Gather": gather,
     "Greater": of_arrays(np.greater),
     "GreaterOrEqual": of_arrays(np.greater_equal),
-    "Identity": of_arrays(lambda values: values),
+    "Identity": np.asarray,
     "Less": of_arrays(np.less),
     "LessOrEqual": of_arrays(np.less_equal),
     "Max": of_arrays(np.maximum),

@@ -6,6 +6,7 @@ computes the same it is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,17 +41,15 @@ def resize(
     if coordinates == "tf_crop_and_resize":
         raise ModelError("Resize with tf_crop_and_resize cannot be read; use half_pixel, align_corners or asymmetric")
     exact = all(abs(targets[axis] - X.shape[axis] * factors[axis]) < 1e-4 for axis in targets)
-    known = exact and _interpolate(X, targets, mode, coordinates, nearest_mode, bool(antialias))
-    if isinstance(known, Tensor):
+    known = _interpolate(X, targets, mode, coordinates, nearest_mode) if exact and not antialias else None
+    if known is not None:
         return known
-    if antialias and any(factor < 1 for factor in factors.values()):
-        raise ModelError(
-            "Resize with antialias can be read for linear, half_pixel, two spatial axes and sizes that the scales hit exactly"
-        )
     for axis, target in targets.items():
         where = _source(target, X.shape[axis], factors[axis], coordinates, X.device)
         if mode == "nearest":
             X = X.index_select(axis, _nearest(where, nearest_mode, factors[axis]).clamp(0, X.shape[axis] - 1))
+        elif antialias and factors[axis] < 1:
+            X = _blended(X, axis, where, factors[axis], mode, bool(exclude_outside))
         elif mode == "linear":
             X = _linear(X, axis, where)
         else:
@@ -76,9 +75,7 @@ def _targets(
     return {a: w for a, w, _ in changed}, {a: f for a, _, f in changed}
 
 
-def _interpolate(
-    X: Tensor, targets: dict[int, int], mode: str, coordinates: str, nearest_mode: str, antialias: bool
-) -> Tensor | None:
+def _interpolate(X: Tensor, targets: dict[int, int], mode: str, coordinates: str, nearest_mode: str) -> Tensor | None:
     """torch's own interpolation, where it has the same coordinates."""
     if X.ndim not in LINEAR or not targets or min(targets) < 2 or not X.is_floating_point():
         return None
@@ -87,9 +84,9 @@ def _interpolate(
     if mode == "nearest" and coordinates == "asymmetric" and nearest_mode in ("floor", "simple") and grows:
         return functional.interpolate(X, size, mode="nearest")
     halves = coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and min(targets.values()) > 1)
-    if mode == "linear" and (halves or coordinates == "align_corners") and not (antialias and X.ndim != 4):
+    if mode == "linear" and (halves or coordinates == "align_corners"):
         corners = coordinates == "align_corners"
-        return functional.interpolate(X, size, mode=LINEAR[X.ndim], align_corners=corners, antialias=antialias)
+        return functional.interpolate(X, size, mode=LINEAR[X.ndim], align_corners=corners)
     return None
 
 
@@ -142,6 +139,21 @@ def _near(s: Tensor, a: float) -> Tensor:
 
 def _far(s: Tensor, a: float) -> Tensor:
     return ((a * s - 5 * a) * s + 8 * a) * s - 4 * a
+
+
+def _blended(X: Tensor, axis: int, where: Tensor, factor: float, mode: str, exclude_outside: bool) -> Tensor:
+    """Linear interpolation with antialiasing: a triangle as wide as the outputs lie apart, over all inputs under it."""
+    if mode != "linear":
+        raise ModelError(f"Resize with antialias can be read for the mode linear, got {mode}; resize without antialias")
+    last = X.shape[axis] - 1
+    reach = math.ceil(1 / factor)
+    index = where.floor().long().unsqueeze(1) + torch.arange(-reach, reach + 2, device=X.device)
+    weights = (1 - (index - where.unsqueeze(1)).abs() * factor).clamp(min=0)
+    if exclude_outside:
+        weights = weights * ((index >= 0) & (index <= last))
+    weights = (weights / weights.sum(1, keepdim=True)).to(X.dtype)
+    matrix = X.new_zeros(len(where), last + 1).scatter_add(1, index.clamp(0, last), weights)
+    return torch.movedim(torch.movedim(X, axis, -1) @ matrix.T, -1, axis)
 
 
 def _cubic(X: Tensor, axis: int, where: Tensor, a: float, exclude_outside: bool) -> Tensor:
