@@ -27,14 +27,14 @@ remaining = "float16"
 
 [[step]]
 method = "magnitude"
-sparsity = 0.5
+sparsity = 0.3
 rounds = 1
 allocation = "uniform"
-training = { epochs = 1, images = 256, distillation = 0.0 }
+training = { epochs = 1, images = 256, optimizer = "adamw", learning_rate = 1e-4 }
 
 [[step]]
 method = "weight_sharing"
-bits = 4
+bits = 5
 
 [[step]]
 method = "entropy_coding"
@@ -104,7 +104,7 @@ class TestCommands:
         record = dovetail.Record.from_json((out / "record.json").read_text())
         assert record.file_bytes == (out / "model.dvt").stat().st_size
         assert record.ratio > 4
-        assert record.original_accuracy is not None and record.accuracy > record.original_accuracy - 0.1
+        assert record.original_accuracy is not None and record.accuracy > record.original_accuracy - 0.03
         assert (out / "report.html").stat().st_size > 10_000
         assert list(out.glob("*.png"))
 
@@ -118,7 +118,7 @@ class TestCommands:
             == 0
         )
         assert (tmp_path / "model.dvt").read_bytes() == before
-        assert "x smaller" in capsys.readouterr().out
+        assert "times smaller" in capsys.readouterr().out
 
     def test_compress_shows_what_it_would_do(
         self, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -139,7 +139,7 @@ class TestCommands:
     def test_inspect_shows_formats_and_checksum(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("inspect", out / "model.dvt") == 0
         shown = capsys.readouterr().out
-        assert "conv1.weight" in shown and "codebook" in shown and "sha256" in shown and "recipe" in shown
+        assert "conv1.weight" in shown and "codebook" in shown and "sha256" in shown and "[[step]]" in shown
 
     def test_export_gives_the_answers_of_the_session(self, out: Path, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
@@ -197,11 +197,11 @@ class TestBadInput:
         [
             (('"magnitude"', '"magnitud"'), ["line 6", "magnitud", "did you mean"]),
             (("rounds = 1", "round = 1"), ["line 8", "'round'", "did you mean 'rounds'"]),
-            (("sparsity = 0.5", "sparsity = 1.5"), ["line 7", "sparsity", "1.5"]),
-            (("sparsity = 0.5", 'sparsity = "half"'), ["line 7", "sparsity"]),
+            (("sparsity = 0.3", "sparsity = 1.5"), ["line 7", "sparsity", "1.5"]),
+            (("sparsity = 0.3", 'sparsity = "half"'), ["line 7", "sparsity"]),
             (("images = 256", "images = 0"), ["line 10", "images"]),
             (('"float16"', '"float8"'), ["line 3", "remaining", "float8"]),
-            (("bits = 4", "bits = 4\nbits = 5"), ["small.toml", "line 15"]),
+            (("bits = 5", "bits = 5\nbits = 4"), ["small.toml", "line 15"]),
         ],
     )
     def test_recipe_errors_name_line_and_key(
@@ -259,7 +259,7 @@ class TestBadInput:
         shutil.copytree(out / "run", tmp_path / "run")
         command = ("compress", NETWORK, "--recipe", recipe, "--data", DATA, "--out", tmp_path, "--seed", 1)
         said = complaint(capsys, *command)
-        assert "seed" in said and "--fresh" in said
+        assert "seed" in said and "discard" in said
         assert run(*command, "--fresh", "--target", "onnxruntime") == 0
 
     def test_folder_that_cannot_be_written(

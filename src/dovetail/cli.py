@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 import dovetail
 from dovetail.errors import DataError, DovetailError, ModelError
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     import torch
     from safetensors import numpy as safetensors
 
+    from dovetail import train as training_room
     from dovetail.data import Dataset
     from dovetail.networks import LoadedModel
     from dovetail.runtime import files
 else:
-    torch, safetensors, files = lazy("torch"), lazy("safetensors.numpy"), lazy("dovetail.runtime.files")
+    torch, safetensors = lazy("torch"), lazy("safetensors.numpy")
+    training_room, files = lazy("dovetail.train"), lazy("dovetail.runtime.files")
 
 Model = Annotated[str, typer.Argument(help="A built-in network's name, an .onnx file, or module.py:factory.")]
 ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
@@ -70,7 +73,7 @@ def _fail(sentence: str) -> NoReturn:
 
 def _say_version(asked: bool) -> None:
     if asked:
-        console.print(dovetail.__version__)
+        print(dovetail.__version__)
         raise typer.Exit
 
 
@@ -123,9 +126,8 @@ def compress(
             progress=progress,
         )
     artefact = dovetail.freeze(
-        dovetail.bake(compressed.model),
-        dovetail.layouts(compressed.model),
-        _example(dataset),
+        compressed.model,
+        dataset.example(),
         remaining=compressed.remaining,
         provenance=compressed.provenance,
     )
@@ -135,7 +137,7 @@ def compress(
     files.write_atomically(out / "record.json", record.to_json())
     page = dovetail.write_report([record], out)
     console.print(dovetail.summary_table(record))
-    console.print(f"{out / 'model.dvt'}, {out / 'record.json'}, {page}")
+    print(f"{out / 'model.dvt'}, {out / 'record.json'}, {page}")
 
 
 @app.command()
@@ -174,7 +176,7 @@ def profile(
     """Show what a network computes: operations, parameters, activations and zeros, by kind and by layer."""
     network = dovetail.load_model(model, weights)
     if data is not None:
-        inputs = _example(_fitting(data, network), batch)
+        inputs = _fitting(data, network).example(batch)
     elif network.input_shape is not None:
         inputs = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
         messages.print("The input is random, so densities of activations mean little; --data gives real input.")
@@ -208,7 +210,7 @@ def export(
     """Write an artefact as a standard file that any runtime takes."""
     path = out or artefact.with_suffix(f".{to}")
     dovetail.export_onnx(dovetail.Artefact.load(artefact), path)
-    console.print(str(path))
+    print(path)
 
 
 @app.command("list")
@@ -249,12 +251,12 @@ def train(
     loaded, dataset = _load(network, weights, data)
     checkpoint = out.with_suffix(".unfinished")
     with _progress() as progress:
-        dovetail.train(loaded.module, dataset, training, seed=seed, checkpoint=checkpoint, progress=progress)
+        training_room.train(loaded.module, dataset, training, seed=seed, checkpoint=checkpoint, progress=progress)
     state = {name: tensor.detach().numpy() for name, tensor in loaded.module.state_dict().items()}
     files.write_atomically(out, safetensors.save(state))
     checkpoint.unlink(missing_ok=True)
     reached = dovetail.score(loaded.module, dataset)
-    console.print(f"{out}: {dataset.task.metric} {reached:.2%} on the test set of {dataset.name}")
+    print(f"{out}: {dataset.task.metric} {reached:.2%} on the test set of {dataset.name}")
 
 
 @app.command()
@@ -263,7 +265,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The folder for report.html and its pictures.")] = Path("report"),
 ) -> None:
     """Show records side by side in one HTML page."""
-    console.print(str(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out)))
+    print(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out))
 
 
 def _load(model: str, weights: Path | None, data: str | None) -> tuple["LoadedModel", "Dataset"]:
@@ -281,13 +283,8 @@ def _dataset_of(name: Any, whose: str) -> str:
 def _fitting(data: str, network: "LoadedModel") -> "Dataset":
     """The data set, once the network was seen to run on its first image."""
     dataset = dovetail.load_dataset(data, network.input_shape)
-    dovetail.trace(network.module, _example(dataset))
+    dovetail.trace(network.module, dataset.example())
     return dataset
-
-
-def _example(dataset: "Dataset", batch: int = 1) -> "torch.Tensor":
-    """The first test images, as a network sees them."""
-    return next(iter(dataset.batches("test", batch)))[0]
 
 
 def _progress() -> Progress:
@@ -340,5 +337,5 @@ def _show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         numeric = all(value[:1].isdigit() for value in values if value)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
