@@ -65,13 +65,8 @@ def run(name: str, seed: int, threads: int, work: Path) -> dict[str, object]:
             model, dataset, recipe, name=case.network, seed=seed, folder=work / name, progress=progress
         )
     seconds = time.time() - started
-    example = next(iter(dataset.batches("test", 1)))[0]
     artefact = freeze(
-        bake(compressed.model),
-        layouts(compressed.model),
-        example,
-        remaining=compressed.remaining,
-        provenance=compressed.provenance,
+        compressed.model, dataset.example(), remaining=compressed.remaining, provenance=compressed.provenance
     )
     path = work / f"{name}.dvt"
     artefact.save(path)

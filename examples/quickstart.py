@@ -3,7 +3,6 @@ import dovetail
 model = dovetail.load_model("resnet8_fashion").module
 data = dovetail.load_dataset("fashion_mnist_sample")
 small = dovetail.compress(model, data, dovetail.Recipe.load("deep_compression_quick"))
-plain, layouts = dovetail.bake(small.model), dovetail.layouts(small.model)
-artefact = dovetail.freeze(plain, layouts, next(data.batches("test", 1))[0], remaining=small.remaining)
+artefact = dovetail.freeze(small.model, data.example(), remaining=small.remaining, provenance=small.provenance)
 artefact.save("model.dvt")
-print(dovetail.evaluate(artefact, data, [dovetail.load_target("onnxruntime")], original=model).ratio, "times smaller")
+print(f"{dovetail.evaluate(artefact, data, ['onnxruntime'], original=model).ratio:.1f} times smaller")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dovetail.evaluate import HistoryRecord, Record, TensorRecord
+from dovetail.evaluation import HistoryRecord, Record, TensorRecord
 from dovetail.targets import Cost, Quantity
 
 HOSTILE = '</script><script>alert("no")</script><b>&'

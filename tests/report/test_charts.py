@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from dovetail.evaluate import Record
+from dovetail.evaluation import Record
 from dovetail.report.charts import Chart, charts, format_bytes, format_number, shorten, trade_off
 from dovetail.report.figures import figure, height
 from dovetail.report.pictures import picture

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ElementHandle, Page, sync_playwright
 
 from dovetail.errors import DovetailError
-from dovetail.evaluate import Record
+from dovetail.evaluation import Record
 from dovetail.report import write_report
 from dovetail.report.charts import charts
 

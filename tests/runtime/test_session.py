@@ -117,5 +117,5 @@ def test_load_is_what_the_package_gives(artefact: Artefact, tmp_path: Path) -> N
 
 
 def test_freeze_is_the_function_though_its_file_was_imported_first() -> None:
-    program = "import dovetail.runtime.freeze; from dovetail.runtime import freeze, to_torch; assert callable(freeze)"
+    program = "import dovetail.runtime.freezing; from dovetail.runtime import freeze, to_torch; assert callable(freeze)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

@@ -27,9 +27,9 @@ def inputs() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="session")
 def original(network: nn.Module, inputs: NDArray[np.float32]) -> Artefact:
-    return freeze(network, {}, torch.from_numpy(inputs))
+    return freeze(network, torch.from_numpy(inputs))
 
 
 @pytest.fixture(scope="session")
 def artefact(network: nn.Module, inputs: NDArray[np.float32]) -> Artefact:
-    return freeze(network, {"3.weight": Layout("smallest")}, torch.from_numpy(inputs))
+    return freeze(network, torch.from_numpy(inputs), layouts={"3.weight": Layout("smallest")})

@@ -126,3 +126,7 @@ class Dataset:
             if augment and self.augment is not None:
                 images = self.augment(images, generator)
             yield self.normalise(images), targets
+
+    def example(self, count: int = 1) -> Tensor:
+        """The first `count` test images as a network sees them, (N, C, H, W)."""
+        return next(self.batches("test", count, limit=count))[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from dovetail.report.charts import format_bytes, format_number
 
 if TYPE_CHECKING:
-    from dovetail.evaluate import Record
+    from dovetail.evaluation import Record
     from dovetail.targets import Cost, Quantity
 
 Badge = Literal["exact", "measured", "modelled"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from dovetail.evaluate import Record, TensorRecord
+    from dovetail.evaluation import Record, TensorRecord
     from dovetail.targets import Cost
 
 PART_COLOURS = {

@@ -19,7 +19,7 @@ from dovetail.report.pictures import picture
 from dovetail.runtime.files import write_atomically
 
 if TYPE_CHECKING:
-    from dovetail.evaluate import Record
+    from dovetail.evaluation import Record
     from dovetail.targets import Cost, Quantity
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from dovetail.report.cards import factor, pairs, points
 from dovetail.report.charts import format_bytes, format_number
 
 if TYPE_CHECKING:
-    from dovetail.evaluate import Record
+    from dovetail.evaluation import Record
     from dovetail.runtime import Artefact
     from dovetail.targets import Quantity
     from dovetail.workload import Summary, Workload

@@ -1,30 +1,18 @@
 """The artefact file, and what runs it. Reading and running needs no PyTorch; making an artefact does."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.session import Session, assemble, export_onnx, load
 
 if TYPE_CHECKING:
-    from dovetail.runtime.freeze import freeze
+    from dovetail.runtime.freezing import freeze
     from dovetail.runtime.module import to_torch
 
 __all__ = ["Artefact", "Session", "assemble", "export_onnx", "freeze", "load", "to_torch"]
 
-_NEEDS_TORCH = {"freeze": "dovetail.runtime.freeze", "to_torch": "dovetail.runtime.module"}
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        # Importing the file `freeze` would bind its module here, in the place of the function of the same name.
-        if not (name in _NEEDS_TORCH and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+_NEEDS_TORCH = {"freeze": "dovetail.runtime.freezing", "to_torch": "dovetail.runtime.module"}
 
 
 def __getattr__(name: str) -> object:

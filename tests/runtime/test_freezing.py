@@ -14,6 +14,8 @@ from torch.nn.utils import parametrizations
 
 from dovetail.errors import DovetailError, ModelError
 from dovetail.formats import Codebook, Float, Layout
+from dovetail.methods import Magnitude
+from dovetail.methods.method import Context
 from dovetail.networks import NETWORKS
 from dovetail.runtime import Artefact, Session, export_onnx, freeze, to_torch
 from dovetail.runtime.container import unpack
@@ -93,7 +95,7 @@ def frozen(request: pytest.FixtureRequest) -> Iterator[tuple[nn.Module, dict[str
     model = lively(build())
     layouts = prune_and_share(model)
     example = torch.randn(7, *INPUTS[request.param])
-    yield model, layouts, example, freeze(model, layouts, example[:1], provenance={"seed": 0})
+    yield model, layouts, example, freeze(model, example[:1], layouts=layouts, provenance={"seed": 0})
 
 
 Frozen = tuple[nn.Module, dict[str, Layout], Tensor, Artefact]
@@ -148,7 +150,7 @@ class TestEveryNetwork:
         state = module.state_dict()
         for name, tensor in artefact.tensors.items():
             np.testing.assert_array_equal(state[new_names.get(name, name)].numpy(), tensor.decode())
-        again = freeze(module, {new_names.get(name, name): layout for name, layout in layouts.items()}, example)
+        again = freeze(module, example, layouts={new_names.get(name, name): layout for name, layout in layouts.items()})
         parts, parts_again = unpack(artefact.to_bytes(), "it"), unpack(again.to_bytes(), "it")
         assert list(again.tensors) == [new_names.get(name, name) for name in artefact.tensors]
         assert parts_again["data"] == parts["data"]
@@ -160,8 +162,8 @@ def test_a_second_freeze_gives_the_same_bytes_and_leaves_the_module_alone() -> N
     model = lively(Branches())
     layouts, example = prune_and_share(model), torch.randn(3, 3, 6, 6)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first = freeze(model, layouts, example, provenance={"seed": 0})
-    second = freeze(model, layouts, example[:1], provenance={"seed": 0})
+    first = freeze(model, example, layouts=layouts, provenance={"seed": 0})
+    second = freeze(model, example[:1], layouts=layouts, provenance={"seed": 0})
     assert first.to_bytes() == second.to_bytes()
     after = model.state_dict()
     assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
@@ -170,7 +172,7 @@ def test_a_second_freeze_gives_the_same_bytes_and_leaves_the_module_alone() -> N
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_remaining_tensors_are_stored_as_asked(dtype: str) -> None:
     model = lively(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)))
-    artefact = freeze(model, {"0.weight": Layout()}, torch.randn(1, 1, 4, 4), remaining=dtype)
+    artefact = freeze(model, torch.randn(1, 1, 4, 4), layouts={"0.weight": Layout()}, remaining=dtype)
     described = {name: tensor.describe() for name, tensor in artefact.tensors.items()}
     assert described.pop("0.weight") == "dense > float32"
     assert list(described) == ["0.bias", "1.scale", "1.shift", "3.weight", "3.bias"]
@@ -195,16 +197,16 @@ def test_a_batch_normalisation_is_one_scale_and_one_shift(
         norm = lively(norm)
     model = nn.Sequential(nn.Identity(), norm, nn.Tanh()).eval()
     x = torch.randn(6, *shape)
-    artefact = freeze(model, {}, x)
+    artefact = freeze(model, x)
     assert {name: tensor.shape for name, tensor in artefact.tensors.items()} == {"1.scale": stored, "1.shift": stored}
     np.testing.assert_allclose(Session(artefact)(x.numpy()), model(x).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_normalisation_used_twice_and_one_at_the_top_are_folded() -> None:
     norm = lively(nn.BatchNorm1d(4))
-    twice = freeze(nn.Sequential(norm, nn.ReLU(), norm), {}, torch.randn(2, 4))
+    twice = freeze(nn.Sequential(norm, nn.ReLU(), norm), torch.randn(2, 4))
     assert sorted(twice.tensors) in (["0.scale", "0.shift"], ["2.scale", "2.shift"])
-    assert list(freeze(norm, {}, torch.randn(2, 4)).tensors) == ["scale", "shift"]
+    assert list(freeze(norm, torch.randn(2, 4)).tensors) == ["scale", "shift"]
 
 
 class Tied(nn.Module):
@@ -227,7 +229,7 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("name", ["first.weight", "second.weight"])
 def test_a_shared_tensor_is_stored_once_and_an_unused_one_never(name: str) -> None:
     half = Layout(values=partial(Float.encode, dtype="float16"))
-    artefact = freeze(Tied(), {name: half, "unused.weight": half}, torch.randn(3, 20))
+    artefact = freeze(Tied(), torch.randn(3, 20), layouts={name: half, "unused.weight": half})
     described = sorted(tensor.describe() for tensor in artefact.tensors.values())
     assert described == ["dense > float16", "dense > float32"]
     assert "places" in artefact.tensors and "table" not in artefact.tensors
@@ -244,7 +246,7 @@ def test_weights_are_never_folded_into_something_else() -> None:
             return x @ (self.weight * self.scale.reshape(1, 6)).T
 
     model = Folding()
-    artefact = freeze(model, {}, torch.randn(2, 6))
+    artefact = freeze(model, torch.randn(2, 6))
     for name, weight in model.state_dict().items():
         np.testing.assert_array_equal(artefact.tensors[name].decode(), weight.numpy())
 
@@ -263,7 +265,7 @@ def test_scalars_and_other_memory_orders_are_kept() -> None:
     model = Scaled()
     model.conv.weight.data = model.conv.weight.data.to(memory_format=torch.channels_last)
     x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
-    artefact = freeze(model, {}, x)
+    artefact = freeze(model, x)
     assert {name: tensor.shape for name, tensor in artefact.tensors.items()} == {
         "temperature": (),
         "conv.weight": (5, 4, 3, 3),
@@ -302,6 +304,16 @@ class FixedBatch(nn.Module):
         return x.reshape(2, 4)
 
 
+def test_constraints_say_how_their_weights_are_stored_and_others_are_baked() -> None:
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), parametrizations.weight_norm(nn.Linear(30, 4)))
+    method = Magnitude(sparsity=0.9, rounds=1, allocation="uniform", layers=("0",))
+    method.apply(model, method.plan(model, Context(loss=lambda _: 0.0)), 0)
+    artefact = freeze(model, torch.randn(2, 20))
+    assert artefact.tensors["0.weight"].density == pytest.approx(0.1)
+    assert "dense" not in artefact.tensors["0.weight"].describe()
+    assert np.array_equal(artefact.tensors["2.weight"].decode(), model[2].weight.detach().numpy())
+
+
 REFUSED = {
     "control flow": (Chooses(), "cannot be exported to ONNX: Could not guard on data-dependent expression"),
     "an unknown operator": (Singular(), "cannot be exported to ONNX: No ONNX function found for .*svd"),
@@ -314,7 +326,6 @@ REFUSED = {
         nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)),
         "Layer '0' normalises by the batch",
     ),
-    "parametrizations": (parametrizations.weight_norm(nn.Linear(4, 4)), "Layer '' is parametrized"),
     "infinity": (nn.Sequential(nn.BatchNorm1d(4, eps=0)), "Tensor '0.scale' cannot be stored: .*NaN, infinity"),
 }
 
@@ -326,29 +337,29 @@ def test_what_cannot_be_frozen_is_said_in_one_sentence(
     for _, buffer in model.named_buffers():
         buffer.zero_()
     with pytest.raises(ModelError, match=message) as caught:
-        freeze(model, {}, torch.randn(3, 4))
+        freeze(model, torch.randn(3, 4))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_freezing_prints_and_warns_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    freeze(nn.Linear(4, 4), {}, torch.randn(3, 4))
+    freeze(nn.Linear(4, 4), torch.randn(3, 4))
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_layout_for_a_tensor_that_is_not_there_is_named() -> None:
     with pytest.raises(ModelError, match=r"layout is given for 'fc\.weight', but the network"):
-        freeze(nn.Linear(4, 4), {"fc.weight": Layout()}, torch.randn(1, 4))
+        freeze(nn.Linear(4, 4), torch.randn(1, 4), layouts={"fc.weight": Layout()})
 
 
 def test_a_layout_that_cannot_hold_its_tensor_is_named() -> None:
     model = nn.Linear(4, 4)
     nn.init.constant_(model.weight, 1e6)
     with pytest.raises(ModelError, match=r"Tensor 'weight' cannot be stored: float16 cannot hold .*\d\.$"):
-        freeze(model, {"weight": Layout(values=partial(Float.encode, dtype="float16"))}, torch.randn(1, 4))
+        freeze(model, torch.randn(1, 4), layouts={"weight": Layout(values=partial(Float.encode, dtype="float16"))})
 
 
 @pytest.mark.parametrize("example", [torch.randn(()), torch.randn(0, 4)])
 def test_the_example_is_a_batch(example: Tensor) -> None:
     with pytest.raises(DovetailError, match="example should be a batch of at least one input"):
-        freeze(nn.Linear(4, 4), {}, example)
+        freeze(nn.Linear(4, 4), example)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import warnings
@@ -15,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.onnx.errors import OnnxExporterError
 
 from dovetail.errors import FormatError, ModelError
 from dovetail.formats import Dense, Float, Format, Json, Layout, ValueEncoder
+from dovetail.methods import constraint
 from dovetail.runtime.affine import fold_batch_norms
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.graph import compact
@@ -33,26 +32,28 @@ _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 def freeze(
     model: nn.Module,
-    layouts: Mapping[str, Layout],
     example: Tensor,
     *,
+    layouts: Mapping[str, Layout] | None = None,
     remaining: str = "float32",
     provenance: Mapping[str, Json] | None = None,
 ) -> Artefact:
     """The network as it is at inference, as an artefact.
 
-    model: a plain module (`methods.constraint.bake`) from one tensor to one tensor; it is left alone.
-    layouts: how to store the tensors named (names of the state_dict); all other floating-point tensors are stored as
-        `remaining` ("float32", "float16" or "bfloat16"). A tensor that the output does not depend on is left out.
+    model: a module from one tensor to one tensor, with the constraints that methods put on it; it is left alone.
     example: an input (N, ...), N at least 1. The artefact takes any N.
+    layouts: how to store the tensors named (names of the state_dict), over what their constraints say; all other
+        floating-point tensors are stored as `remaining` ("float32", "float16" or "bfloat16"). A tensor that the output
+        does not depend on is left out.
 
     Every batch normalisation becomes its per-channel `scale` and `shift`. Raises ModelError, in one sentence, for a
     network that cannot be exported or does not compute the same after it, and for a layout of a tensor that it has not.
     """
+    chosen = {**constraint.layouts(model), **(layouts or {})}
     plain = _plain_copy(model, example)
     exported, weights = _export(plain, example)
     sources = _named_tensors(plain)
-    plans = _plans(plain, layouts, weights, partial(Float.encode, dtype=remaining))
+    plans = _plans(plain, chosen, weights, partial(Float.encode, dtype=remaining))
     tensors = {name: _encode(name, sources[name], plans[name]) for name in weights}
     artefact = Artefact(compact(exported, set(weights)), tensors, dict(provenance or {}))
     restored = Artefact.from_bytes(artefact.to_bytes())
@@ -63,12 +64,9 @@ def freeze(
 
 def _plain_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy in eval mode, float32, on the CPU, with folded batch normalisations."""
-    for path, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise ModelError(f"Layer {path!r} is parametrized, but a plain module is expected; bake the model first.")
     if example.ndim < 1 or not len(example):
         raise ModelError(f"The example should be a batch of at least one input, got shape {tuple(example.shape)}.")
-    plain = copy.deepcopy(model).cpu().float().eval()
+    plain = constraint.bake(model).cpu().float().eval()
     for tensor in plain.parameters():
         tensor.requires_grad_(False)
     return fold_batch_norms(plain, lambda: _run(plain, _batch(example, 1)))

@@ -6,7 +6,6 @@ targets. Reports and searches read Records and nothing else.
 
 from __future__ import annotations
 
-import copy
 import math
 import shlex
 from collections import defaultdict
@@ -150,7 +149,7 @@ def evaluate(
     if original is not None:
         tell("accuracy of the original")
         original_accuracy = score(original, dataset, split, limit=limit, original=original)
-        uncompressed = freeze(copy.deepcopy(original).cpu().eval(), {}, batch, provenance={})
+        uncompressed = freeze(original, batch)
         original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in places]
     costs = [_cost(target, artefact, batch, "the artefact", tell) for target in places]
 

@@ -11,7 +11,7 @@ from dovetail.data import Dataset
 from dovetail.data.dataset import TensorSplit
 from dovetail.data.task import Classification
 from dovetail.errors import DovetailError, TargetError
-from dovetail.evaluate import Record, evaluate
+from dovetail.evaluation import Record, evaluate
 from dovetail.formats import Layout
 from dovetail.runtime import Artefact, freeze
 from dovetail.targets import EnergyTarget, OnnxRuntimeTarget, Timing
@@ -64,7 +64,9 @@ def artefact(original: nn.Module, dataset: Dataset) -> Artefact:
     example = next(iter(dataset.batches("test", 2)))[0]
     with torch.no_grad():
         original[3].weight *= original[3].weight.abs() > 0.1
-    return freeze(original, {"3.weight": Layout("smallest", entropy="smallest")}, example, provenance=PROVENANCE)
+    return freeze(
+        original, example, layouts={"3.weight": Layout("smallest", entropy="smallest")}, provenance=PROVENANCE
+    )
 
 
 @pytest.fixture(scope="module")
