@@ -2,8 +2,9 @@
 
     python benchmarks/deep_compression.py [CASE ...] [--threads 2] [--work FOLDER]
 
-Prints the table, and records it in results/deep_compression.json with machine, seed and time. A case that was
-interrupted goes on where it was; one that is recorded is run again only if it is named.
+Checks on the way that the exported ONNX file predicts the same on the whole test set. Prints the table, and records it
+in results/deep_compression.json with machine, seed and time. A case that was interrupted goes on where it was; one that
+is recorded is run again only if it is named.
 
 Published (Han, Mao, Dally, ICLR 2016, table 1, MNIST): LeNet-300-100 1070 -> 27 KB, 40x, 1.64 -> 1.58% error;
 LeNet-5 1720 -> 44 KB, 39x, 0.80 -> 0.74% error.
@@ -18,7 +19,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from onnxruntime import InferenceSession
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -29,7 +32,7 @@ from dovetail.formats import Layout
 from dovetail.methods.constraint import bake, layouts
 from dovetail.networks import load_model
 from dovetail.recipe import Recipe
-from dovetail.runtime import Artefact, Session, freeze
+from dovetail.runtime import Artefact, Session, export_onnx, freeze
 from dovetail.targets.timing import processor
 from dovetail.train import score
 
@@ -76,6 +79,11 @@ def run(name: str, seed: int, threads: int, work: Path) -> dict[str, object]:
     assert size == sum(artefact.parts().values())
     before = score(model, dataset, "test")
     after = score(lambda inputs: torch.from_numpy(session(inputs.numpy())), dataset, "test")
+    export_onnx(session.artefact, path.with_suffix(".onnx"))
+    exported = InferenceSession(path.with_suffix(".onnx"), providers=["CPUExecutionProvider"])
+    for inputs, _ in dataset.batches("test", 500):
+        (theirs,) = exported.run(None, {exported.get_inputs()[0].name: inputs.numpy()})
+        assert np.array_equal(theirs.argmax(1), session(inputs.numpy()).argmax(1)), "the ONNX file predicts otherwise"
     pruned, shared = stages(compressed)
     return {
         "network": case.network,
@@ -139,7 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.cases or [case for case in CASES if case not in results]:
-        results[name] = run(name, options.seed, options.threads, options.work)
+        result = run(name, options.seed, options.threads, options.work)
+        results = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {name: result}
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     Console().print(table(results))
 

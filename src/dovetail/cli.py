@@ -95,6 +95,10 @@ def compress(
     weights: Weights = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
     max_drop: Annotated[float | None, typer.Option(min=0, help="Stop before losing more than so many points.")] = None,
+    judge: Annotated[
+        Literal["validation", "test"],
+        typer.Option(help="Where --max-drop is measured; test if the network was trained on the whole training set."),
+    ] = "validation",
     target: Targets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what each step would do.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard the run that OUT holds, and begin anew.")] = False,
@@ -122,6 +126,7 @@ def compress(
             name=network.name,
             seed=seed,
             max_drop=max_drop,
+            judge=judge,
             folder=out / "run",
             progress=progress,
         )

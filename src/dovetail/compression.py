@@ -21,6 +21,7 @@ from rich.progress import Progress
 from torch import nn
 
 from dovetail.data import Dataset
+from dovetail.data.dataset import SplitName
 from dovetail.errors import RecipeError
 from dovetail.formats import Float, Layout
 from dovetail.methods import Method
@@ -42,7 +43,7 @@ class Round:
     step: int
     stage: int
     score: float
-    """The task's metric on the validation split, as a fraction."""
+    """The task's metric on the split that judges, as a fraction."""
     stored_bytes: int
     """Of all tensors, as they would be stored now."""
     kept: bool = True
@@ -67,6 +68,7 @@ def compress(
     name: str = "",
     seed: int = 0,
     max_drop: float | None = None,
+    judge: SplitName = "validation",
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
@@ -74,14 +76,18 @@ def compress(
 
     Args:
         name: what to call the model in the record.
-        max_drop: the largest loss permitted on the validation split, in the metric's percentage points. A round that
-            loses more is undone, and its step ends there.
+        max_drop: the largest loss permitted, in the metric's percentage points. A round that loses more is undone, and
+            its step ends there.
+        judge: the split on which the loss is measured. A network that was trained on the validation split too seems to
+            lose more there than it does; then "test" is the fairer judge, though no longer unseen.
         folder: where the state of the run is kept; a run found there is resumed.
 
     Raises:
         RecipeError: the folder holds a run of another model, recipe, data set or seed.
     """
-    run = _Run(model, dataset, recipe, seed=seed, max_drop=max_drop, folder=folder, progress=progress, name=name)
+    run = _Run(
+        model, dataset, recipe, seed=seed, max_drop=max_drop, judge=judge, folder=folder, progress=progress, name=name
+    )
     for step in range(len(recipe.steps)):
         run.carry_out(step)
     return run.result()
@@ -112,6 +118,7 @@ class _Run:
         *,
         seed: int,
         max_drop: float | None,
+        judge: SplitName,
         folder: Path | None,
         progress: Progress | None,
         name: str,
@@ -119,7 +126,7 @@ class _Run:
         self.original = copy.deepcopy(model).eval()
         self.model = copy.deepcopy(model).eval()
         self.dataset, self.recipe, self.seed, self.max_drop = dataset, recipe, seed, max_drop
-        self.folder, self.progress, self.name = folder, progress, name
+        self.judge, self.folder, self.progress, self.name = judge, folder, progress, name
         self.plans: dict[str, Plan] = {}
         self.history: list[Round] = []
         self.identity = self._identity()
@@ -188,7 +195,7 @@ class _Run:
             checkpoint.unlink(missing_ok=True)
 
     def _score(self) -> float:
-        return score(self.model, self.dataset, "validation", original=self.original)
+        return score(self.model, self.dataset, self.judge, original=self.original)
 
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.sha256()
@@ -204,6 +211,7 @@ class _Run:
             "recipe_sha256": hashlib.sha256(repr(self.recipe).encode()).hexdigest(),
             "seed": self.seed,
             "max_drop": self.max_drop,
+            "judge": self.judge,
             "threads": torch.get_num_threads(),
             "versions": {package: importlib.metadata.version(package) for package in packages},
         }
@@ -230,8 +238,8 @@ class _Run:
     def _resume(self, state: Mapping[str, Any]) -> None:
         if different := [key for key, value in self.identity.items() if state["identity"].get(key) != value]:
             raise RecipeError(
-                f"{self.folder} holds an unfinished run whose {', '.join(different)} differ; "
-                "repeat the command that began it, choose another folder, or discard it"
+                f"{self.folder} holds a run that differs in {', '.join(different)}; "
+                "repeat that one to end it, choose another folder, or discard it (--fresh)"
             )
         self.baseline, self.plans = state["baseline"], dict(state["plans"])
         self.history = [Round(**entry) for entry in state["history"]]

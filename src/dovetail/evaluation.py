@@ -252,7 +252,7 @@ def _commands(provenance: Mapping[str, Any], dataset: Dataset, targets: Sequence
         made = ["dovetail", "compress", provenance["model"], "--recipe", provenance["recipe"]]
         made += ["--data", provenance.get("dataset", dataset.name), "--seed", provenance["seed"]]
         if provenance.get("max_drop") is not None:
-            made += ["--max-drop", provenance["max_drop"]]
+            made += ["--max-drop", provenance["max_drop"], "--judge", provenance["judge"]]
         commands.append(shlex.join([*map(str, made), "--out", "out"]))
     evaluated = ["dovetail", "evaluate", "out/model.dvt", "--data", dataset.name]
     commands.append(shlex.join([*evaluated, *(word for target in targets for word in ("--target", target.name))]))
