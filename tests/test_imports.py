@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import dovetail
+from dovetail.errors import MissingPackageError
+from dovetail.optional import lazy
 
 SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 ORDER = (
@@ -111,3 +113,13 @@ def test_no_public_name_is_that_of_a_room() -> None:
 def test_is_imported_without_torch(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0, f"{module} imports torch"
+
+
+def test_a_missing_package_is_named_when_it_is_needed() -> None:
+    absent = lazy("no_such_package.part")
+    with pytest.raises(MissingPackageError, match="pip install no_such_package"):
+        absent.anything  # noqa: B018
+
+
+def test_a_lazy_module_is_the_module() -> None:
+    assert lazy("pathlib").Path is Path
