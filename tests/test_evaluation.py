@@ -23,6 +23,7 @@ PROVENANCE = {
     "recipe": "mine.toml",
     "seed": 7,
     "max_drop": 0.5,
+    "judge": "validation",
     "baseline_score": 0.75,
     "history": [
         {"method": "magnitude", "step": 0, "stage": 0, "score": 0.7, "stored_bytes": 900, "kept": True},
@@ -116,7 +117,8 @@ class TestRecord:
 
     def test_commands_repeat_it(self, record: Record) -> None:
         assert record.commands == (
-            "dovetail compress tiny --recipe mine.toml --data noise --seed 7 --max-drop 0.5 --out out",
+            "dovetail compress tiny --recipe mine.toml --data noise --seed 7 --max-drop 0.5 --judge validation "
+            "--out out",
             "dovetail evaluate out/model.dvt --data noise --target onnxruntime --target energy_45nm",
         )
 

@@ -11,7 +11,8 @@ from dovetail.methods.quantize.kmeans import initial_centroids, kmeans
 
 ALEXNET = {  # weights, kept fraction, bits of a code (table 4; 256 shared weights in convolutions, 32 in the others)
     "conv1": (34_848, 0.84, 8), "conv2": (307_200, 0.38, 8), "conv3": (884_736, 0.35, 8), "conv4": (663_552, 0.37, 8),
-    "conv5": (442_368, 0.37, 8), "fc6": (37_748_736, 0.09, 5), "fc7": (16_777_216, 0.09, 5), "fc8": (4_096_000, 0.25, 5),
+    "conv5": (442_368, 0.37, 8), "fc6": (37_748_736, 0.09, 5), "fc7": (16_777_216, 0.09, 5),
+    "fc8": (4_096_000, 0.25, 5),
 }  # fmt: skip
 SAMPLE = 400_000
 
