@@ -20,7 +20,7 @@ QUICK = OnnxRuntimeTarget(Timing(warm_up=0, runs=3, seconds=0))
 PROVENANCE = {
     "model": "tiny",
     "dataset": "noise",
-    "recipe": "mine.toml",
+    "recipe": "mine",
     "seed": 7,
     "max_drop": 0.5,
     "judge": "validation",

@@ -123,13 +123,15 @@ def compress(
             network.module,
             dataset,
             steps,
-            name=network.name,
+            name=model,
             seed=seed,
             max_drop=max_drop,
             judge=judge,
             folder=out / "run",
             progress=progress,
         )
+    for undone in (entry for entry in compressed.history if not entry.kept):
+        messages.print(f"{undone.method}, round {undone.stage + 1}, lost more than {max_drop} points and was undone.")
     artefact = dovetail.freeze(
         compressed.model,
         dataset.example(),

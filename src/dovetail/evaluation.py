@@ -21,6 +21,7 @@ from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
 from dovetail.errors import DovetailError
 from dovetail.formats import Format
+from dovetail.recipe import builtin_recipes
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.targets import Cost, Target, load_target
 from dovetail.train import score
@@ -249,7 +250,9 @@ def _commands(provenance: Mapping[str, Any], dataset: Dataset, targets: Sequence
     """The command lines that make the artefact, where it says what it was made from, and this evaluation."""
     commands = []
     if {"model", "recipe", "seed"} <= provenance.keys():
-        made = ["dovetail", "compress", provenance["model"], "--recipe", provenance["recipe"]]
+        recipe = str(provenance["recipe"])
+        recipe = recipe if recipe in builtin_recipes() else f"{recipe}.toml"
+        made = ["dovetail", "compress", provenance["model"], "--recipe", recipe]
         made += ["--data", provenance.get("dataset", dataset.name), "--seed", provenance["seed"]]
         if provenance.get("max_drop") is not None:
             made += ["--max-drop", provenance["max_drop"], "--judge", provenance["judge"]]

@@ -141,7 +141,8 @@ def accuracy_by_step(record: Record) -> Chart | None:
         return None
     values = tuple(100 * row.accuracy for row in rows if row.accuracy is not None)
     title = f"{record.metric.capitalize()} after each step"
-    note = "On held-out images, while compressing; the test set is looked at once, at the end."
+    judge = record.provenance.get("judge", "validation")
+    note = f"While compressing, on the {judge} images; the summary has the test set."
     series, texts = (Series(record.metric, values, ACCENT),), tuple(f"{value:.2f} %" for value in values)
     return Chart("accuracy_by_step", title, note, "line", tuple(row.step for row in rows), series, "%", texts)
 
