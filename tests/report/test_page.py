@@ -67,6 +67,15 @@ def plots(page: Page) -> list[ElementHandle]:
     return page.query_selector_all(".js-plotly-plot")
 
 
+def wait_until(page: Page, condition: str) -> None:
+    """Wait for a JavaScript expression to hold. Playwright's own waiting evals in the page; its policy forbids that."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never became true: {condition}")
+
+
 class TestInABrowser:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_every_plot_is_drawn(
@@ -117,7 +126,7 @@ class TestInABrowser:
         colour = "() => document.querySelector('.js-plotly-plot').layout.font.color"
         light = page.evaluate(colour)
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function(f"({colour})() !== '{light}'")
+        wait_until(page, f"({colour})() !== '{light}'")
         assert not complaints
 
     def test_a_click_on_a_heading_sorts_the_tensors(self, page: Page, report: Path, record: Record) -> None:
@@ -175,7 +184,7 @@ class TestInABrowser:
         assert page.locator("nav a").all_text_contents() == ["resnet20", "lenet5 with a longer name"]
         page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
         plot = page.locator("figure:has(h3:text('Accuracy against size')) .js-plotly-plot")
-        page.wait_for_function("document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390")
+        wait_until(page, "document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390")
         (box, texts) = (plot.bounding_box(), [text.bounding_box() for text in plot.locator(".textpoint text").all()])
         assert len(texts) == 2
         for text in texts:
