@@ -4,7 +4,8 @@
 
 Han, Pool, Tran, Dally (NeurIPS 2015): pruning and retraining by turns beats pruning at once; the weights that survive
 are better kept than drawn anew; the first convolution is the most sensitive. Han, Mao, Dally (ICLR 2016): k-means that
-starts from evenly spaced values beats one that starts from random ones at 2 and 3 bits. Each figure is test accuracy in
+starts from evenly spaced values beats one that starts from random ones at 2 and 3 bits. (Of pruned weights, that is: on the
+dense LeNet-5 the random start was as good, 97.8 against 97.7 % at 2 bits, for there is no gap around zero.) Each figure is test accuracy in
 percent over the seeds; results/deep_compression_claims.json records them.
 """
 
@@ -35,15 +36,15 @@ from dovetail.train import Training, score, train
 
 RESULTS = Path(__file__).parent / "results" / "deep_compression_claims.json"
 PRUNING_SEEDS, SHARING_SEEDS = range(3), range(5)
-SPARSITY = 0.985
+SPARSITY = 0.97
 MNIST = load_dataset("mnist")
 
 
-def reached(network: str, method: Method, training: Training | None, seed: int) -> tuple[float, nn.Module]:
+def reached(model: nn.Module, method: Method, training: Training | None, seed: int) -> tuple[float, nn.Module]:
     """Test accuracy in percent after one step, and the model."""
     recipe = Recipe(name="claim", steps=(RecipeStep(method=method, training=training),))
-    model = compress(load_model(network).module, MNIST, recipe, seed=seed).model
-    return 100 * score(model, MNIST), model
+    compressed = compress(model, MNIST, recipe, seed=seed).model
+    return 100 * score(compressed, MNIST), compressed
 
 
 def redrawn(pruned: nn.Module, training: Training, seed: int) -> float:
@@ -62,24 +63,25 @@ def pruning() -> dict[str, list[float]]:
     once = Training(epochs=6, learning_rate=0.05)
     thrice = Training(epochs=2, learning_rate=0.05)
     found: dict[str, list[float]] = {"in three rounds": [], "at once": [], "at once, weights drawn anew": []}
+    dense = load_model("lenet_300_100").module
     for seed in PRUNING_SEEDS:
-        found["in three rounds"].append(
-            reached("lenet_300_100", Magnitude(sparsity=SPARSITY, rounds=3), thrice, seed)[0]
-        )
-        accuracy, model = reached("lenet_300_100", Magnitude(sparsity=SPARSITY, rounds=1), once, seed)
+        found["in three rounds"].append(reached(dense, Magnitude(sparsity=SPARSITY, rounds=3), thrice, seed)[0])
+        accuracy, model = reached(dense, Magnitude(sparsity=SPARSITY, rounds=1), once, seed)
         found["at once"].append(accuracy)
         found["at once, weights drawn anew"].append(redrawn(model, once, seed))
     return found
 
 
 def sharing() -> dict[str, list[float]]:
-    """Without fine-tuning; only the random start has something to repeat, so the others are one figure."""
+    """Of a pruned network, before fine-tuning; only the random start varies, so the others are one figure."""
     found: dict[str, list[float]] = {}
+    training = Training(epochs=2, learning_rate=0.02)
+    _, pruned = reached(load_model("lenet5").module, Magnitude(sparsity=0.92, rounds=2), training, 0)
     for bits in (2, 3):
         for start in ("linear", "density", "random"):
             seeds = SHARING_SEEDS if start == "random" else range(1)
             found[f"{bits} bits, {start} start"] = [
-                reached("lenet5", WeightSharing(bits=bits, initialisation=start, seed=seed), None, seed)[0]
+                reached(pruned, WeightSharing(bits=bits, initialisation=start, seed=seed), None, seed)[0]
                 for seed in seeds
             ]
     return found
@@ -104,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     started = time.time()
     figures = {f"LeNet-300-100, {SPARSITY:.1%} pruned {k}": v for k, v in pruning().items()}
-    figures |= {f"LeNet-5, {k}": v for k, v in sharing().items()}
+    figures |= {f"LeNet-5, 92% pruned, {k}": v for k, v in sharing().items()}
     rises = sensitivity()
     shown = Table(title="Test accuracy, %")
     for column in ("", "mean", "deviation", "seeds"):
