@@ -4,9 +4,10 @@
 
 Han, Pool, Tran, Dally (NeurIPS 2015): pruning and retraining by turns beats pruning at once; the weights that survive
 are better kept than drawn anew; the first convolution is the most sensitive. Han, Mao, Dally (ICLR 2016): k-means that
-starts from evenly spaced values beats one that starts from random ones at 2 and 3 bits. (Of pruned weights, that is: on the
-dense LeNet-5 the random start was as good, 97.8 against 97.7 % at 2 bits, for there is no gap around zero.) Each figure is test accuracy in
-percent over the seeds; results/deep_compression_claims.json records them.
+starts from evenly spaced values beats one that starts from random ones at 2 and 3 bits. (Of pruned weights, that is: on
+the dense LeNet-5 the random start was as good, 97.8 against 97.7 % at 2 bits, for there is no gap around zero.)
+
+Each figure is test accuracy in percent over the seeds; results/deep_compression_claims.json records them.
 """
 
 from __future__ import annotations
