@@ -10,7 +10,7 @@ Published (Han, Mao, Dally, ICLR 2016, table 1, MNIST): LeNet-300-100 1070 -> 27
 LeNet-5 1720 -> 44 KB, 39x, 0.80 -> 0.74% error.
 
 ResNet-20: recipes/resnet20.toml is the last of three settings tried. 75% pruned in four rounds of 10 epochs (learning
-rate 0.02) gave 17.5x at 0.61 points, 70% in two rounds of 12 epochs (0.03) gave 15.4x at 0.64; the recorded one retrains
+rate 0.02) gave 17.5x at 0.61 points, 70% in two rounds of 12 epochs (0.03) 15.4x at 0.64; the recorded one retrains
 more gently (0.01, distillation 0.9).
 """
 
