@@ -256,7 +256,8 @@ def planning_context(dataset: Dataset, original: nn.Module) -> Context:
         for inputs, targets in dataset.batches("validation", 250, limit=PLANNING_IMAGES)
     ]
     if dataset.task.targets_from_original:
-        batches = [(inputs, original(inputs)) for inputs, _ in batches]
+        with torch.no_grad():
+            batches = [(inputs, original.eval()(inputs)) for inputs, _ in batches]
 
     @torch.no_grad()
     def loss(model: nn.Module) -> float:
