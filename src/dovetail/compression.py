@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
@@ -33,6 +33,14 @@ from dovetail.train.placing import channels_last
 
 PLANNING_IMAGES = 1000
 """How many validation images a plan's measurements use."""
+
+PROBE_IMAGES = 250
+"""How many of them a scan of many settings uses."""
+
+CALIBRATION_IMAGES = 1000
+"""How many training images, without their labels, statistics and reconstruction use."""
+
+Latency = Callable[[nn.Module, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def compress(
     seed: int = 0,
     max_drop: float | None = None,
     judge: SplitName = "validation",
+    latency: Latency | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
@@ -80,22 +89,34 @@ def compress(
             its step ends there.
         judge: the split on which the loss is measured. A network that was trained on the validation split too seems to
             lose more there than it does; then "test" is the fairer judge, though no longer unseen.
+        latency: seconds that a module takes on one input; needed where a step has a budget of latency.
         folder: where the state of the run is kept; a run found there is resumed.
 
     Raises:
         RecipeError: the folder holds a run of another model, recipe, data set or seed.
     """
     run = _Run(
-        model, dataset, recipe, seed=seed, max_drop=max_drop, judge=judge, folder=folder, progress=progress, name=name
+        model,
+        dataset,
+        recipe,
+        seed=seed,
+        max_drop=max_drop,
+        judge=judge,
+        latency=latency,
+        folder=folder,
+        progress=progress,
+        name=name,
     )
     for step in range(len(recipe.steps)):
         run.carry_out(step)
     return run.result()
 
 
-def plans(model: nn.Module, dataset: Dataset, recipe: Recipe) -> list[tuple[Method, Plan]]:
+def plans(
+    model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency | None = None
+) -> list[tuple[Method, Plan]]:
     """What each step would do to the model as it is now: later steps plan anew once earlier ones have changed it."""
-    context = planning_context(dataset, model)
+    context = planning_context(dataset, model, latency)
     return [(step.method, step.method.plan(model, context)) for step in recipe.steps]
 
 
@@ -119,6 +140,7 @@ class _Run:
         seed: int,
         max_drop: float | None,
         judge: SplitName,
+        latency: Latency | None,
         folder: Path | None,
         progress: Progress | None,
         name: str,
@@ -130,6 +152,7 @@ class _Run:
         self.plans: dict[str, Plan] = {}
         self.history: list[Round] = []
         self.identity = self._identity()
+        self.context = planning_context(dataset, self.original, latency)
         self.baseline = 0.0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -141,9 +164,8 @@ class _Run:
     def carry_out(self, step: int) -> None:
         method, training = self.recipe.steps[step].method, self.recipe.steps[step].training
         if str(step) not in self.plans:
-            self.plans[str(step)] = method.plan(self.model, planning_context(self.dataset, self.original))
+            self.plans[str(step)] = method.plan(self.model, self.context)
             self._save()
-        plan = self.plans[str(step)]
         for stage in range(method.stages):
             done = [entry for entry in self.history if entry.step == step]
             if done and not done[-1].kept:
@@ -151,7 +173,8 @@ class _Run:
             if stage < len(done):
                 continue
             before = copy.deepcopy(self.model) if self.max_drop is not None else None
-            method.apply(self.model, plan, stage)
+            plan = self.plans[str(step)] = method.refine(self.model, self.plans[str(step)], stage, self.context)
+            self.model = method.apply(self.model, plan, stage, self.context)
             if training is not None:
                 self.model = self._train(step, stage)
             self._judge(step, stage, before)
@@ -243,26 +266,37 @@ class _Run:
             )
         self.baseline, self.plans = state["baseline"], dict(state["plans"])
         self.history = [Round(**entry) for entry in state["history"]]
+        context = replace(self.context, rebuilding=True)
         for entry in self.history:
             if entry.kept:
-                self.recipe.steps[entry.step].method.apply(self.model, self.plans[str(entry.step)], entry.stage)
+                method = self.recipe.steps[entry.step].method
+                self.model = method.apply(self.model, self.plans[str(entry.step)], entry.stage, context)
         self.model.load_state_dict(state["model"])
 
 
-def planning_context(dataset: Dataset, original: nn.Module) -> Context:
-    """What a method may measure: the loss on the first validation images, against labels or else the original."""
+def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | None = None) -> Context:
+    """What a method may use: the loss on validation images, against labels or else the original; unlabelled inputs."""
+    original = copy.deepcopy(original).eval()
     batches = [
         (channels_last(inputs), targets)
-        for inputs, targets in dataset.batches("validation", 250, limit=PLANNING_IMAGES)
+        for inputs, targets in dataset.batches("validation", PROBE_IMAGES, limit=PLANNING_IMAGES)
     ]
     if dataset.task.targets_from_original:
         with torch.no_grad():
-            batches = [(inputs, original.eval()(inputs)) for inputs, _ in batches]
+            batches = [(inputs, original(inputs)) for inputs, _ in batches]
+    inputs = [x for x, _ in dataset.batches("train", PROBE_IMAGES, seed=0, limit=CALIBRATION_IMAGES)]
 
     @torch.no_grad()
-    def loss(model: nn.Module) -> float:
+    def mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
         model.eval()
         sums = [float(dataset.task.loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches]
         return sum(sums) / sum(len(inputs) for inputs, _ in batches)
 
-    return Context(loss=loss)
+    return Context(
+        loss=partial(mean_loss, batches=batches),
+        probe=partial(mean_loss, batches=batches[:1]),
+        example=dataset.example(),
+        inputs=channels_last(torch.cat(inputs)),
+        original=original,
+        latency=latency,
+    )

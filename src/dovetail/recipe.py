@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ import msgspec
 
 from dovetail.errors import RecipeError
 from dovetail.methods import METHODS, Method
+from dovetail.methods.method import KINDS, Kind
 from dovetail.train import Training
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.remaining not in FLOATS:
             raise RecipeError(f"recipe {self.name}: remaining must be one of {FLOATS}, got {self.remaining!r}")
+        check_chain([step.method for step in self.steps])
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Recipe:
@@ -110,6 +112,30 @@ def parse(text: str, source: str) -> Recipe:
         remaining=remaining,
         text=text,
     )
+
+
+ILLEGAL: dict[tuple[Kind, Kind], str] = {
+    ("rebuild", "shrink"): "channels are chosen by how whole layers respond, and these layers are factors by then",
+    ("prune", "shrink"): "the masks were made for channels that would be gone",
+    ("prune", "rebuild"): "the factors of a sparse weight are dense, so its zeros would be lost",
+    ("share", "shrink"): "the values are shared by weights that would be gone",
+    ("share", "rebuild"): "the factors of shared values are not shared values",
+    ("share", "prune"): "the shared values were fitted to weights that would be gone",
+    ("code", "shrink"): "codes are made of the final weights",
+    ("code", "rebuild"): "codes are made of the final weights",
+    ("code", "prune"): "codes are made of the final weights",
+    ("code", "share"): "codes are made of the final weights",
+}
+"""Why a step of the second kind may not come after one of the first."""
+
+
+def check_chain(methods: Sequence[Method]) -> None:
+    """Raise a RecipeError unless the methods stand in an order that keeps what each has gained."""
+    for position, later in enumerate(methods):
+        for earlier in methods[:position]:
+            if reason := ILLEGAL.get((earlier.kind, later.kind)):
+                right = " > ".join(method.name for method in sorted(methods, key=lambda m: KINDS.index(m.kind)))
+                raise RecipeError(f"{later.name} cannot come after {earlier.name}: {reason}; the right order is {right}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dovetail.methods.method import Context
 from dovetail.methods.prune.magnitude import Magnitude
 from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, largest, scan, share_out
 
-FLAT = Context(loss=lambda model: 0.0)
+FLAT = Context(loss=lambda model: 0.0, example=torch.zeros(1))
 
 
 def test_keeps_the_largest() -> None:
@@ -30,7 +30,7 @@ def test_each_round_removes_the_same_share_of_what_is_left() -> None:
     method = Magnitude(sparsity=0.875, rounds=3, allocation="uniform")
     plan = method.plan(model, FLAT)
     for stage, kept in enumerate((500, 250, 125)):
-        method.apply(model, plan, stage)
+        method.apply(model, plan, stage, FLAT)
         assert int((model.weight != 0).sum()) == kept
 
 
@@ -40,7 +40,7 @@ def test_pruned_weights_never_return() -> None:
     plan = method.plan(model, FLAT)
     dead = torch.zeros(10, 50, dtype=torch.bool)
     for stage in range(4):
-        method.apply(model, plan, stage)
+        method.apply(model, plan, stage, FLAT)
         assert not (model.weight[dead] != 0).any()
         dead = model.weight == 0
         model.parametrizations.weight.original.data.add_(torch.randn(10, 50))
@@ -50,7 +50,7 @@ def test_kept_fractions_given_by_hand() -> None:
     """The kept fractions of table 2 of the paper give its 267K -> 22K for LeNet-300-100."""
     model = nn.Sequential(nn.Linear(784, 300), nn.Linear(300, 100), nn.Linear(100, 10))
     method = Magnitude(sparsity=0.5, rounds=1, keep={"0": 0.08, "1": 0.09, "2": 0.26})
-    method.apply(model, method.plan(model, FLAT), 0)
+    method.apply(model, method.plan(model, FLAT), 0, FLAT)
     kept = [int((layer.weight != 0).sum()) for layer in bake(model)]
     assert kept == [18816, 2700, 260]
     assert sum(kept) == pytest.approx(22_000, rel=0.02)

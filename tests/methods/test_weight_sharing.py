@@ -14,14 +14,14 @@ from dovetail.methods.method import Context
 from dovetail.methods.quantize.kmeans import initial_centroids, kmeans, nearest
 from dovetail.methods.quantize.weight_sharing import SharedValues, WeightSharing
 
-ANY = Context(loss=lambda model: 0.0)
+ANY = Context(loss=lambda model: 0.0, example=torch.zeros(1))
 
 
 def shared(model: nn.Module, **settings: object) -> SharedValues:
     method = WeightSharing(**settings)
     plan = method.plan(model, ANY)
     for stage in range(method.stages):
-        method.apply(model, plan, stage)
+        method.apply(model, plan, stage, ANY)
     held = find(model, "weight", SharedValues)
     assert held is not None
     return held

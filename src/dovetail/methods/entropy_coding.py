@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dovetail.formats import Layout
 from dovetail.methods.constraint import Constraint, constrain, find
-from dovetail.methods.method import Context, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check
 
 
 class Coded(Constraint):
@@ -35,6 +35,7 @@ class EntropyCoding(Method):
     """Codes each stream of codes or indices by its own statistics."""
 
     name: ClassVar[str] = "entropy_coding"
+    kind: ClassVar[Kind] = "code"
 
     coder: str = "smallest"
     """ "huffman", "ans", or "smallest": whichever is smaller for each stream."""
@@ -46,7 +47,8 @@ class EntropyCoding(Method):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         return {name: {"coder": self.coder} for name in self.weights(model)}
 
-    def apply(self, model: nn.Module, plan: Plan, stage: int) -> None:
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         for name in plan:
             if find(model, name, Coded) is None:
                 constrain(model, name, Coded(self.coder))
+        return model

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -16,23 +17,50 @@ Plan = dict[str, dict[str, Any]]
 """What a method will do to each weight, by the weight's name; JSON-able, so that it can be shown and replayed."""
 
 
+Kind = Literal["shrink", "rebuild", "prune", "share", "code"]
+"""What a method does to a layer: takes channels away, puts other layers in its place, sets weights to zero, restricts
+the weights' values, or codes them for storage. Steps of a recipe go in this order (`recipe.check_chain`)."""
+
+KINDS: tuple[Kind, ...] = ("shrink", "rebuild", "prune", "share", "code")
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a method may measure while it plans."""
+    """What a method may measure and use while it plans and applies. Labels are not in it, but in the losses."""
 
     loss: Callable[[nn.Module], float]
     """Mean loss of a model on held-out data."""
+
+    example: Tensor
+    """One input (1, ...), for tracing; never for statistics."""
+
+    probe: Callable[[nn.Module], float] | None = None
+    """The same on fewer images, for scans of many settings; None where there are no data (then measure weights)."""
+
+    inputs: Tensor | None = None
+    """Unlabelled inputs (N, ...) for statistics and reconstruction; None where there are no data."""
+
+    original: nn.Module | None = None
+    """The network before the first step, in eval mode: the target of reconstruction."""
+
+    latency: Callable[[nn.Module, Tensor], float] | None = None
+    """Seconds that a module takes on one input, on the target that a budget of latency names."""
+
+    rebuilding: bool = False
+    """Whether only the structure matters, because the values of all tensors will be loaded afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """One published method; its fields are its configuration, checked on construction.
 
-    A method works in `rounds`, each stronger than the one before and followed by retraining. Its plan, made once,
-    covers them all. Replaying `apply` with the same plan rebuilds the same structure, so a run can be resumed.
+    A method works in rounds (`stages`), each followed by retraining. Its plan is made once and covers them all. What
+    can only be decided on the model as trained so far, such as which channels go, `refine` adds to the plan just
+    before the round. Replaying `apply` with the same plan rebuilds the same structure, so a run can be resumed.
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Kind]
 
     layers: tuple[str, ...] = ("*",)
     """Glob patterns of the paths of the modules whose weight is taken, such as "fc*" or "layer1.*"."""
@@ -46,9 +74,26 @@ class Method(ABC):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         """Decide from measurements on `model`, which is left as it was."""
 
+    def refine(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> Plan:
+        """The plan with what round `stage` needs decided on `model` as it is now, which is left as it was."""
+        return plan
+
     @abstractmethod
-    def apply(self, model: nn.Module, plan: Plan, stage: int) -> None:
-        """Change `model` in place as the plan says for round `stage`, counted from 0."""
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        """Carry out round `stage`, counted from 0, on `model`; returns it, or what takes its place."""
+
+    def chosen(self, paths: Sequence[str]) -> list[str]:
+        """Those of `paths` that match `layers`.
+
+        Raises:
+            ModelError: none does.
+        """
+        found = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in self.layers)]
+        if not found:
+            near = difflib.get_close_matches(self.layers[0], paths, n=3, cutoff=0.5)
+            hint = f"the nearest are {near}" if near else f"the layers it could take are {list(paths)}"
+            raise ModelError(f"{self.name}: no layer matches {list(self.layers)}; {hint}")
+        return found
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The effective weights this method takes, by name.
@@ -56,17 +101,8 @@ class Method(ABC):
         Raises:
             ModelError: no layer matches.
         """
-        chosen = {
-            f"{path}.weight" if path else "weight": weight
-            for path, weight in weight_tensors(model)
-            if any(fnmatchcase(path, pattern) for pattern in self.layers)
-        }
-        if not chosen:
-            raise ModelError(
-                f"{self.name}: no layer matches {list(self.layers)}; "
-                f"the layers with weights are {[path for path, _ in weight_tensors(model)]}"
-            )
-        return chosen
+        tensors = dict(weight_tensors(model))
+        return {f"{path}.weight" if path else "weight": tensors[path] for path in self.chosen(list(tensors))}
 
 
 def weight_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

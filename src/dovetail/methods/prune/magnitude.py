@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dovetail.formats import Layout
 from dovetail.methods.constraint import Constraint, constrain, find
-from dovetail.methods.method import Context, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check
 from dovetail.methods.prune.sensitivity import largest, scan, share_out
 
 
@@ -48,6 +48,7 @@ class Magnitude(Method):
     """Prunes the weights of smallest magnitude, layer by layer."""
 
     name: ClassVar[str] = "magnitude"
+    kind: ClassVar[Kind] = "prune"
 
     sparsity: float = 0.9
     """The fraction of all the chosen layers' weights that is zero in the end."""
@@ -87,7 +88,7 @@ class Magnitude(Method):
                 plan[name]["kept"].append(by_hand[name] ** exponent if name in by_hand else shared[name])
         return plan
 
-    def apply(self, model: nn.Module, plan: Plan, stage: int) -> None:
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)
         for name, row in plan.items():
             weight = weights[name]
@@ -97,6 +98,7 @@ class Magnitude(Method):
                 constrain(model, name, Mask(mask))
             else:
                 held.mask.logical_and_(mask)
+        return model
 
     def _given(self, name: str) -> float | None:
         path = name.removesuffix("weight").removesuffix(".")

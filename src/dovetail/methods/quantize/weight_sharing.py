@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dovetail.formats import Codebook, Layout
 from dovetail.methods.constraint import Constraint, constrain, find
-from dovetail.methods.method import Context, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check
 from dovetail.methods.quantize.kmeans import initial_centroids, kmeans, nearest
 
 
@@ -74,6 +74,7 @@ class WeightSharing(Method):
     """Gives each layer at most 2^bits distinct weights, zero among them."""
 
     name: ClassVar[str] = "weight_sharing"
+    kind: ClassVar[Kind] = "share"
 
     bits: int = 4
     """Bits of a code in the end."""
@@ -102,7 +103,7 @@ class WeightSharing(Method):
         first = self.bits + self.stages - 1
         return {name: {"bits": list(range(first, self.bits - 1, -1))} for name in self.weights(model)}
 
-    def apply(self, model: nn.Module, plan: Plan, stage: int) -> None:
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)
         for name, row in plan.items():
             weight = weights[name]
@@ -112,6 +113,7 @@ class WeightSharing(Method):
                 constrain(model, name, SharedValues(assignment, values))
             else:
                 held.assignment, held.values = assignment, nn.Parameter(values)
+        return model
 
 
 def share(weight: Tensor, bits: int, initialisation: str, seed: int) -> tuple[Tensor, Tensor]:

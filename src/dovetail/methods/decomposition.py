@@ -1,0 +1,191 @@
+"""What the methods share that put a stack of smaller layers in the place of one: options, budget, repair.
+
+For every layer the method offers settings (ranks). Each is built and tried alone: what the network's loss rises by is
+its measured sensitivity. `allocate` then picks one setting a layer (or leaves the layer) so that the sum of the rises
+is least under the budget. Without data the rise is replaced by the relative squared error of the layer's weight.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import RecipeError
+from dovetail.methods import layers as network_layers
+from dovetail.methods.allocation import Option, allocate
+from dovetail.methods.budget import Budget
+from dovetail.methods.layers import Call, called
+from dovetail.methods.method import Context, Kind, Method, Plan
+from dovetail.methods.reconstruction import reestimate_norms, refit
+from dovetail.workload.trace import trace
+
+Setting = dict[str, Any]
+"""What a method needs to build a stack, such as {"rank": 12}; JSON-able."""
+
+LATENCY_ROUNDS = 4
+"""How often the sum of the layers' latencies is corrected by that of the whole network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decomposition(Method):
+    """A method that puts a stack of smaller layers in the place of one layer."""
+
+    kind: ClassVar[Kind] = "rebuild"
+
+    budget: Budget = field(default_factory=lambda: Budget(macs=0.5))
+    """What the network may cost; the ranks are chosen so that it is met."""
+
+    settings: dict[str, Setting] = field(default_factory=dict)
+    """Settings by hand, by glob pattern of the layer's path; with any given, the budget is not used and the other
+    layers are left as they are."""
+
+    reconstruct: bool = True
+    """Whether to fit the last layer of each stack to the original's responses, and batch statistics anew."""
+
+    @abstractmethod
+    def accepts(self, layer: nn.Module) -> bool:
+        """Whether it can decompose this layer."""
+
+    @abstractmethod
+    def options(self, layer: nn.Module) -> list[Setting]:
+        """The settings worth trying, about eight, from the largest stack to the smallest."""
+
+    @abstractmethod
+    def build(self, layer: nn.Module, setting: Setting) -> nn.Sequential:
+        """The stack for a layer, from its weight alone. RecipeError if the setting is impossible."""
+
+    def plan(self, model: nn.Module, context: Context) -> Plan:
+        calls = self.targets(model, context.example)
+        if self.settings:
+            chosen = self._by_hand(calls)
+            return {path: self._row(calls[path], setting, None) for path, setting in chosen.items()}
+        scan = self.scan(model, calls, context)
+        chosen_options = self._allocate(model, calls, scan, context)
+        return {
+            path: self._row(calls[path], option.setting, option.loss)
+            for path, option in chosen_options.items()
+            if option.setting is not None
+        }
+
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        for path, row in plan.items():
+            network_layers.replace(model, path, self.build(model.get_submodule(path), row["setting"]))
+        if self.reconstruct and context.inputs is not None and context.original is not None and not context.rebuilding:
+            for path in plan:
+                self.repair(model, path, context)
+            reestimate_norms(model, context.inputs)
+        return model
+
+    def repair(self, model: nn.Module, path: str, context: Context) -> None:
+        """Fit the last layer of the stack at `path` to the original's responses."""
+        assert context.inputs is not None and context.original is not None
+        last, _ = list(model.get_submodule(path).named_children())[-1]
+        refit(model, context.original, path, f"{path}.{last}", context.inputs)
+
+    def targets(self, model: nn.Module, example: Tensor) -> dict[str, Call]:
+        """The layers this method takes, in the order in which the network calls them."""
+        calls = called(model, example, self.accepts)
+        return {path: calls[path] for path in self.chosen(list(calls))}
+
+    def scan(self, model: nn.Module, calls: Mapping[str, Call], context: Context) -> dict[str, list[Option]]:
+        """The options of each layer, what they cost in the budget's quantity, and what the loss rises by."""
+        trial = copy.deepcopy(model)
+        probe = context.probe
+        base = probe(trial) if probe is not None else 0.0
+        found: dict[str, list[Option]] = {}
+        for path, call in calls.items():
+            found[path] = [Option(None, self._cost(call.layer, call, context), 0.0)]
+            for setting in self.options(call.layer):
+                stack = self.build(call.layer, setting)
+                cost = self._cost(stack, call, context)
+                if cost >= found[path][0].cost:
+                    continue
+                if probe is None:
+                    rise = weight_error(call, stack)
+                else:
+                    network_layers.replace(trial, path, copy.deepcopy(stack))
+                    rise = probe(trial) - base
+                found[path].append(Option(setting, cost, rise))
+            trial.set_submodule(path, copy.deepcopy(call.layer))
+        return found
+
+    def _allocate(
+        self, model: nn.Module, calls: Mapping[str, Call], scan: Mapping[str, list[Option]], context: Context
+    ) -> dict[str, Option]:
+        what = f"budget {self.budget.quantity} = {self.budget.fraction:g}"
+        total = self._whole(model, context)
+        rest = total - sum(options[0].cost for options in scan.values())
+        wanted = self.budget.fraction * total
+        if self.budget.quantity != "latency":
+            return allocate(scan, wanted - rest, f"{what} of {total:.4g} (of which {rest:.4g} are in other layers)")
+        limit = wanted - rest
+        for _ in range(LATENCY_ROUNDS):
+            chosen = allocate(scan, limit, what)
+            trial = copy.deepcopy(model)
+            for path, option in chosen.items():
+                if option.setting is not None:
+                    network_layers.replace(trial, path, self.build(calls[path].layer, option.setting))
+            excess = self._whole(trial, context) - wanted
+            if excess <= 0.02 * wanted:
+                return chosen
+            limit -= excess
+        raise RecipeError(f"the {what} cannot be met: {(excess + wanted) / total:.2f} is what these layers reach")
+
+    def _cost(self, layer: nn.Module, call: Call, context: Context) -> float:
+        match self.budget.quantity:
+            case "macs":
+                return float(network_layers.macs(layer, call.input_shape))
+            case "params":
+                return float(network_layers.parameters(layer))
+            case _:
+                return _latency(context)(layer, torch.zeros(call.input_shape))
+
+    def _whole(self, model: nn.Module, context: Context) -> float:
+        match self.budget.quantity:
+            case "macs":
+                return float(trace(model, context.example[:1]).macs)
+            case "params":
+                return float(network_layers.parameters(model))
+            case _:
+                return _latency(context)(model, context.example)
+
+    def _by_hand(self, calls: Mapping[str, Call]) -> dict[str, Setting]:
+        chosen = {
+            path: setting
+            for path in calls
+            for pattern, setting in reversed(self.settings.items())
+            if fnmatchcase(path, pattern)
+        }
+        if not chosen:
+            raise RecipeError(f"{self.name}.settings: no layer matches {list(self.settings)}; there are {list(calls)}")
+        return chosen
+
+    def _row(self, call: Call, setting: Setting, rise: float | None) -> dict[str, Any]:
+        stack = self.build(call.layer, setting)
+        row: dict[str, Any] = {
+            "setting": setting,
+            "macs": [network_layers.macs(layer, call.input_shape) for layer in (call.layer, stack)],
+            "params": [network_layers.parameters(layer) for layer in (call.layer, stack)],
+        }
+        return row if rise is None else row | {"loss_rise": rise}
+
+
+def weight_error(call: Call, stack: nn.Module) -> float:
+    """||y - y'||^2 / ||y||^2 of the two layers' outputs, without bias, on white noise: the weights' relative error."""
+    noise = torch.randn((4, *call.input_shape[1:]), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = call.layer(noise), stack(noise)
+        return float((expected - found).square().sum() / expected.square().sum().clamp_min(1e-30))
+
+
+def _latency(context: Context) -> Callable[[nn.Module, Tensor], float]:
+    if context.latency is None:
+        raise RecipeError("a budget of latency needs the target it is measured on: give one with --target")
+    return context.latency

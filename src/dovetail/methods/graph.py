@@ -1,0 +1,87 @@
+"""The network's graph as torch.fx sees it: what follows a layer, and which modules are called at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from dovetail.errors import ModelError
+
+RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
+
+
+class _Tracer(fx.Tracer):
+    """Does not look into layers, constrained ones included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+
+
+def symbolic(model: nn.Module) -> fx.GraphModule:
+    """The graph of `model`; its modules are those of `model`, not copies.
+
+    Raises:
+        ModelError: the forward pass depends on values, so that it has no fixed graph.
+    """
+    if isinstance(model, fx.GraphModule):
+        return model
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"the network's graph cannot be read ({reason}); export it to ONNX and compress the .onnx file"
+        ) from error
+    return fx.GraphModule(tracer.root, graph)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """What a layer's output goes through next: a batch normalisation (its path, None without), and whether a ReLU."""
+
+    norm: str | None
+    relu: bool
+
+
+def followers(model: nn.Module) -> dict[str, Follower]:
+    """For each module called exactly once, what follows it. Empty if the graph cannot be read."""
+    try:
+        graph = symbolic(model)
+    except ModelError:
+        return {}
+    modules = dict(graph.named_modules())
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    result: dict[str, Follower] = {}
+    for path, nodes in calls.items():
+        if len(nodes) != 1:
+            continue
+        following, norm = _only_user(nodes[0]), None
+        if following is not None and _is_norm(following, modules):
+            norm, following = str(following.target), _only_user(following)
+        result[path] = Follower(norm, following is not None and _is_relu(following, modules))
+    return result
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_norm(node: fx.Node, modules: dict[str, Any]) -> bool:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return node.op == "call_module" and isinstance(modules[str(node.target)], kinds)
+
+
+def _is_relu(node: fx.Node, modules: dict[str, Any]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.ReLU)
+    if node.op == "call_method":
+        return node.target in ("relu", "relu_")
+    return node.op == "call_function" and node.target in RELU_FUNCTIONS

@@ -1,0 +1,111 @@
+"""What the layers of a network answer to real inputs, at sampled positions.
+
+A position is one output pixel of a convolution, or one row of a linear layer's input. Two networks asked with the same
+inputs and the same seed are sampled at the same positions, so their responses can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+POSITIONS = 10
+"""Positions an image (Zhang et al., TPAMI 2016, section 4.1)."""
+
+BATCH = 125
+
+
+class _Enough(Exception):  # noqa: N818 (no error)
+    """Ends a forward pass once the last layer of interest has run."""
+
+
+def outputs(
+    model: nn.Module, paths: Iterable[str], inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0
+) -> dict[str, Tensor]:
+    """For each layer (or stack of layers) its outputs (n, T) at sampled positions of every input."""
+    wanted = list(paths)
+
+    def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        rows = _rows(y)
+        return rows[torch.arange(len(rows))[:, None], _positions(rows, positions, seed)].flatten(0, 1)
+
+    return _collect(model, wanted, inputs, sample)
+
+
+def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0) -> Tensor:
+    """What the convolution (groups 1) or linear layer at `path` sees at these positions: (n, S * R * S'), (n, F).
+
+    Column order is that of weight.flatten(1), so that patches @ weight.flatten(1).T + bias are its outputs.
+    """
+
+    def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        chosen = _positions(_rows(y), positions, seed)
+        rows = _unfold(layer, x) if isinstance(layer, nn.Conv2d) else _rows(x)
+        return rows[torch.arange(len(rows))[:, None], chosen].flatten(0, 1)
+
+    return _collect(model, [path], inputs, sample)[path]
+
+
+def _collect(
+    model: nn.Module,
+    paths: list[str],
+    inputs: Tensor,
+    sample: Callable[[str, nn.Module, Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """What `sample` takes of each layer's first call, over all inputs."""
+    found: dict[str, list[Tensor]] = {path: [] for path in paths}
+    current: dict[str, Tensor] = {}
+    handles = []
+    for path in paths:
+
+        def note(layer: nn.Module, args: tuple[Tensor, ...], y: Tensor, path: str = path) -> None:
+            if path not in current:
+                current[path] = sample(path, layer, args[0], y)
+            if len(current) == len(found):
+                raise _Enough
+
+        handles.append(model.get_submodule(path).register_forward_hook(note))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for x in torch.split(inputs, BATCH):
+                with suppress(_Enough):
+                    model(x)
+                for path, rows in current.items():
+                    found[path].append(rows)
+                current.clear()
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {path: torch.cat(parts) for path, parts in found.items()}
+
+
+def _rows(y: Tensor) -> Tensor:
+    """(N, T, P, Q) or (N, L, T) or (N, T) to (N, positions, T)."""
+    if y.ndim == 4:
+        return y.flatten(2).transpose(1, 2)
+    return y.flatten(1, -2) if y.ndim > 2 else y[:, None]
+
+
+def _positions(rows: Tensor, count: int, seed: int) -> Tensor:
+    """Positions (N, count) among those that the rows (N, positions, T) have, drawn with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(rows.shape[1], (len(rows), min(count, rows.shape[1])), generator=generator)
+
+
+def _unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    padding = layer.padding
+    if isinstance(padding, str):
+        whole = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        sides = [(total // 2, total - total // 2) if padding == "same" else (0, 0) for total in whole]
+    else:
+        sides = [(side, side) for side in padding]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = functional.pad(x, (*sides[1], *sides[0]), mode=mode)
+    return functional.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
