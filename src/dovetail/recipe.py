@@ -134,8 +134,8 @@ def check_chain(methods: Sequence[Method]) -> None:
     for position, later in enumerate(methods):
         for earlier in methods[:position]:
             if reason := ILLEGAL.get((earlier.kind, later.kind)):
-                right = " > ".join(method.name for method in sorted(methods, key=lambda m: KINDS.index(m.kind)))
-                raise RecipeError(f"{later.name} cannot come after {earlier.name}: {reason}; the right order is {right}")
+                order = " > ".join(method.name for method in sorted(methods, key=lambda m: KINDS.index(m.kind)))
+                raise RecipeError(f"{later.name} cannot follow {earlier.name}: {reason}; the right order is {order}")
 
 
 @dataclass(frozen=True)
