@@ -21,6 +21,9 @@ from dovetail.errors import RecipeError
 GAP = 1e-6
 """Relative distance from the proven optimum at which the solver stops."""
 
+TIE = 1e-5
+"""What the whole limit weighs beside the largest loss, so that equals are told apart above the solver's tolerance."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -46,8 +49,8 @@ def allocate(options: Mapping[str, Sequence[Option]], limit: float, what: str = 
     choose_one = csr_array((np.ones(len(flat)), (rows, np.arange(len(flat)))), shape=(len(options), len(flat)))
     costs = np.array([option.cost for _, option in flat]) / max(limit, 1e-30)
     losses = np.array([max(0.0, option.loss) for _, option in flat])
-    # Of options that lose nothing the cheapest is taken.
-    objective = losses / max(losses.max(initial=0.0), 1e-30) + 1e-9 * costs
+    # Of options that lose the same, the cheapest is taken.
+    objective = losses / max(losses.max(initial=0.0), 1e-30) + TIE * costs
     constraints = [LinearConstraint(choose_one, 1, 1), LinearConstraint(costs[None, :], -np.inf, 1 + 1e-12)]
     found = milp(objective, integrality=np.ones(len(flat)), bounds=Bounds(0, 1), constraints=constraints,
                  options={"mip_rel_gap": GAP})  # fmt: skip

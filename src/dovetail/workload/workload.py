@@ -59,6 +59,13 @@ class Workload:
         return sum(operation.macs for operation in self.operations)
 
     @cached_property
+    def nonzero_macs(self) -> int:
+        """Multiply-accumulates whose weights are nonzero: what hardware that skips zero weights has to do."""
+        return round(
+            sum(op.macs * math.prod(weight.density for weight in op.with_role("weight")) for op in self.operations)
+        )
+
+    @cached_property
     def totals(self) -> Summary:
         """The sums over all operations."""
         return self._summary("", "total", self.operations)
