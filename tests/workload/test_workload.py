@@ -91,3 +91,13 @@ def test_a_workload_made_by_hand_finds_its_constants() -> None:
 def test_an_empty_workload_has_totals_of_zero() -> None:
     totals = trace(nn.Identity(), torch.rand(2)).totals
     assert (totals.macs, totals.parameters, totals.macs_share, totals.arithmetic_intensity) == (0, 0, 0.0, 0.0)
+
+
+def test_nonzero_macs_leave_out_zero_weights() -> None:
+    layers = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(4, 4, 1, bias=False))
+    layers[0].weight.data.fill_(1)
+    layers[0].weight.data[1:] = 0
+    layers[1].weight.data.fill_(1)
+    work = trace(layers, torch.rand(1, 2, 5, 5))
+    assert work.macs == 4 * 2 * 9 * 9 + 4 * 4 * 9
+    assert work.nonzero_macs == 1 * 2 * 9 * 9 + 4 * 4 * 9
