@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from dovetail.methods import layers as network_layers
 from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.budget import Budget
 from dovetail.methods.layers import Call, called
-from dovetail.methods.method import Context, Kind, Method, Plan
+from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
 from dovetail.methods.reconstruction import reestimate_norms, refit
 from dovetail.workload.trace import trace
 
@@ -61,6 +61,10 @@ class Decomposition(Method):
     def build(self, layer: nn.Module, setting: Setting) -> nn.Sequential:
         """The stack for a layer, from its weight alone. RecipeError if the setting is impossible."""
 
+    def solve(self, model: nn.Module, path: str, settings: list[Setting], context: Context) -> list[nn.Sequential]:
+        """The stacks for the layer at `path`, one a setting. Here from its weight; may use what `model` responds."""
+        return [self.build(model.get_submodule(path), setting) for setting in settings]
+
     def plan(self, model: nn.Module, context: Context) -> Plan:
         calls = self.targets(model, context.example)
         if self.settings:
@@ -75,9 +79,12 @@ class Decomposition(Method):
         }
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        if context.inputs is not None and not context.rebuilding:
+            context = replace(context, original=_target(model, list(plan), context))
         for path, row in plan.items():
-            network_layers.replace(model, path, self.build(model.get_submodule(path), row["setting"]))
-        if self.reconstruct and context.inputs is not None and context.original is not None and not context.rebuilding:
+            [stack] = self.solve(model, path, [row["setting"]], context)
+            network_layers.replace(model, path, stack)
+        if self.reconstruct and context.inputs is not None and not context.rebuilding:
             for path in plan:
                 self.repair(model, path, context)
             reestimate_norms(model, context.inputs)
@@ -102,8 +109,8 @@ class Decomposition(Method):
         found: dict[str, list[Option]] = {}
         for path, call in calls.items():
             found[path] = [Option(None, self._cost(call.layer, call, context), 0.0)]
-            for setting in self.options(call.layer):
-                stack = self.build(call.layer, setting)
+            settings = self.options(call.layer)
+            for setting, stack in zip(settings, self.solve(model, path, settings, context), strict=True):
                 cost = self._cost(stack, call, context)
                 if cost >= found[path][0].cost:
                     continue
@@ -175,6 +182,16 @@ class Decomposition(Method):
             "params": [network_layers.parameters(layer) for layer in (call.layer, stack)],
         }
         return row if rise is None else row | {"loss_rise": rise}
+
+
+def _target(model: nn.Module, paths: list[str], context: Context) -> nn.Module:
+    """Whose responses to match: the original's; or the model's as it is, where it has lost channels meanwhile."""
+    original = context.original
+    if original is not None:
+        before, now = (dict(weight_tensors(network)) for network in (original, model))
+        if all(path in before and len(before[path]) == len(now[path]) for path in paths):
+            return original
+    return copy.deepcopy(model)
 
 
 def weight_error(call: Call, stack: nn.Module) -> float:
