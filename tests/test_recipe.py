@@ -1,10 +1,17 @@
 """Recipes: what is read, and how a mistake is answered."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
+from torch import nn
 
 from dovetail.errors import RecipeError
 from dovetail.methods import METHODS
-from dovetail.recipe import Recipe, builtin_recipes, parse
+from dovetail.methods.budget import Budget
+from dovetail.methods.decomposition import Decomposition, Setting
+from dovetail.methods.layers import stack
+from dovetail.recipe import RETRAINING, Recipe, builtin_recipes, parse
 
 GOOD = """
 name = "mine"
@@ -24,6 +31,38 @@ method = "weight_sharing"
 layers = ["fc*"]
 bits = 3
 """
+
+BUDGETED = """
+[[step]]
+method = "twice"
+budget = { macs = 0.3 }
+
+[[step]]
+method = "magnitude"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(Decomposition):
+    """A linear layer as two."""
+
+    name: ClassVar[str] = "twice"
+
+    def accepts(self, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Linear)
+
+    def options(self, layer: nn.Module) -> list[Setting]:
+        return [{"rank": 4}, {"rank": 2}]
+
+    def build(self, layer: nn.Module, setting: Setting) -> nn.Sequential:
+        assert isinstance(layer, nn.Linear)
+        rank = setting["rank"]
+        return stack({"a": nn.Linear(layer.in_features, rank), "b": nn.Linear(rank, layer.out_features)})
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "twice", Twice)
 
 
 def test_a_recipe_says_what_to_do() -> None:
@@ -68,8 +107,63 @@ def test_a_recipe_without_steps_is_refused() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="no recipe is called 'shallow'; the package has deep_compression"):
+    with pytest.raises(RecipeError, match=r"'shallow'; the recipes are .*deep_compression"):
         Recipe.load("shallow")
+
+
+@pytest.mark.parametrize(("name", "near"), [("magnitud", "'magnitude'"), ("deep", "'deep_compression'")])
+def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(RecipeError, match=f"did you mean .*{near}"):
+        Recipe.load(name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_name_is_a_recipe_of_one_step(name: str) -> None:
+    (step,) = Recipe.load(name).steps
+    assert step.method == METHODS[name]() and step.training == RETRAINING[step.method.kind]
+
+
+def test_a_budget_is_a_table() -> None:
+    recipe = parse(BUDGETED, "mine.toml")
+    assert recipe.steps[0].method == Twice(budget=Budget(macs=0.3))
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("{ macs = 3 }", r"line 4: step 1, key 'budget': budget.macs must be a fraction in \(0, 1\), got 3"),
+        ("{ macs = 0.3, params = 0.2 }", r"line 4: step 1, key 'budget': a budget is one of macs, params and latency"),
+        ("{ }", r"line 4: step 1, key 'budget': a budget is one of .*got none"),
+        ("{ mac = 0.3 }", r"line 4: step 1, key 'mac': is unknown; did you mean 'macs'"),
+        ('{ macs = "less" }', r"line 4: step 1, key 'budget.macs': Expected"),
+        ("0.3", r"line 4: step 1, key 'budget': Expected"),
+    ],
+)
+def test_a_wrong_budget_is_named_with_its_line(budget: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse(BUDGETED.replace("{ macs = 0.3 }", budget), "mine.toml")
+
+
+def test_a_budget_given_goes_to_the_first_step_that_takes_one() -> None:
+    recipe = parse(BUDGETED, "mine.toml").with_budget(Budget(params=0.2)).with_budget(0.5)
+    assert recipe.steps[0].method == Twice(budget=Budget(params=0.2))
+    assert recipe.steps[1].method == METHODS["magnitude"](sparsity=0.5)
+    assert recipe.changes == ("--params", "0.2", "--sparsity", "0.5")
+
+
+def test_a_budget_that_no_step_takes_is_refused_with_those_that_would() -> None:
+    with pytest.raises(RecipeError, match=r"deep_compression takes a budget of macs; the methods that do are .*twice"):
+        Recipe.load("deep_compression").with_budget(Budget(macs=0.3))
+    with pytest.raises(RecipeError, match=r"twice takes a sparsity; the methods that do are .*magnitude"):
+        Recipe.load("twice").with_budget(0.3)
+    with pytest.raises(RecipeError, match=r"magnitude.sparsity must be a fraction in \[0, 1\), got 1.0"):
+        Recipe.load("magnitude").with_budget(1.0)
+
+
+def test_a_recipe_without_training_says_so() -> None:
+    recipe = Recipe.load("magnitude").without_training()
+    assert recipe.steps[0].training is None and recipe.changes == ("--no-training",)
+    assert recipe.without_training() == recipe
 
 
 def test_a_missing_file_is_named() -> None:

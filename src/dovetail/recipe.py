@@ -6,6 +6,11 @@ Read from TOML or written in Python:
     remaining = "float16"           # how the tensors that no step takes are stored
 
     [[step]]
+    method = "tucker2"
+    budget = { macs = 0.5 }
+    training = { epochs = 4, learning_rate = 0.01 }
+
+    [[step]]
     method = "magnitude"
     sparsity = 0.9
     training = { epochs = 4, learning_rate = 0.01 }
@@ -16,21 +21,31 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
 from dovetail.errors import RecipeError
 from dovetail.methods import METHODS, Method
+from dovetail.methods.budget import Budget
 from dovetail.methods.method import KINDS, Kind
 from dovetail.train import Training
 
 T = TypeVar("T")
 FLOATS = ("float32", "float16", "bfloat16")
+
+RETRAINING: dict[Kind, Training | None] = {
+    "shrink": Training(epochs=4, learning_rate=0.01, distillation=0.5),
+    "rebuild": Training(epochs=4, learning_rate=0.01, distillation=0.5),
+    "prune": Training(epochs=4, learning_rate=0.01, distillation=0.5),
+    "share": Training(epochs=2, optimizer="adamw", learning_rate=5e-4, weight_decay=0.0, distillation=0.5),
+    "code": None,
+}
+"""How a method that is named instead of a recipe is retrained after each of its rounds."""
 
 
 def builtin_recipes() -> list[str]:
@@ -49,12 +64,17 @@ class RecipeStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Steps in the order in which they are applied. `text` is the TOML it was read from, for the record."""
+    """Steps in the order in which they are applied.
+
+    `text` is the TOML it was read from, for the record; `changes` are the words of a command line that say what was
+    changed since, such as ("--macs", "0.3").
+    """
 
     name: str
     steps: tuple[RecipeStep, ...]
     remaining: str = "float32"
     text: str = ""
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.remaining not in FLOATS:
@@ -63,19 +83,20 @@ class Recipe:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Recipe:
-        """A recipe of the package by its name, or the one in a .toml file.
+        """A recipe of the package by its name, the one in a .toml file, or a method's name.
+
+        A method's name means one step with its defaults, retrained as `RETRAINING` has it for its kind.
 
         Raises:
             RecipeError: there is none, or something in it is unknown or out of range (line and key named).
         """
         path = Path(name_or_path)
         if path.suffix != ".toml":
-            known = builtin_recipes()
-            if str(name_or_path) not in known:
-                raise RecipeError(
-                    f"no recipe is called {str(name_or_path)!r}; the package has {', '.join(known)}; "
-                    "a recipe of your own is a file whose name ends in .toml"
-                )
+            name = str(name_or_path)
+            if name in METHODS and name not in builtin_recipes():
+                return of_method(name)
+            if name not in builtin_recipes():
+                raise RecipeError(_no_recipe(name))
             text = resources.files("dovetail").joinpath("recipes", f"{name_or_path}.toml").read_text("utf-8")
             return parse(text, f"{name_or_path}.toml")
         try:
@@ -83,6 +104,52 @@ class Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from error
         return parse(text, str(path))
+
+    def with_budget(self, budget: Budget | float) -> Recipe:
+        """This recipe with the budget (or the sparsity, if it is a number) of the first step that has one replaced.
+
+        Raises:
+            RecipeError: no step's method has one; says which methods do.
+        """
+        field = "budget" if isinstance(budget, Budget) else "sparsity"
+        option, value = (budget.quantity, budget.fraction) if isinstance(budget, Budget) else (field, budget)
+        for number, step in enumerate(self.steps):
+            if _has(type(step.method), field):
+                method = replace(step.method, **{field: budget})  # type: ignore[arg-type]
+                steps = (*self.steps[:number], replace(step, method=method), *self.steps[number + 1 :])
+                return replace(self, steps=steps, changes=(*self.changes, f"--{option}", f"{value:g}"))
+        able = [name for name, method in METHODS.items() if _has(method, field)]
+        raise RecipeError(
+            f"no step of the recipe {self.name} takes a {field if field == 'sparsity' else f'budget of {option}'}; "
+            f"the methods that do are {', '.join(able) or 'none yet'}"
+        )
+
+    def without_training(self) -> Recipe:
+        """This recipe without retraining after any step."""
+        steps = tuple(replace(step, training=None) for step in self.steps)
+        return self if steps == self.steps else replace(self, steps=steps, changes=(*self.changes, "--no-training"))
+
+
+def of_method(name: str) -> Recipe:
+    """One step: the method called `name` with its defaults, retrained as fits its kind."""
+    method = METHODS[name]()
+    return Recipe(name=name, steps=(RecipeStep(method=method, training=RETRAINING[method.kind]),))
+
+
+def _has(method: type[Method], field: str) -> bool:
+    return field in {own.name for own in fields(method)}
+
+
+def _no_recipe(name: str) -> str:
+    known = [*builtin_recipes(), *METHODS]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else f"the recipes are {', '.join(builtin_recipes())}"
+    )
+    return (
+        f"no recipe or method is called {name!r}; {hint} (a method's name, as `dovetail list methods` has them, is a "
+        "recipe of one step; a recipe of your own is a file whose name ends in .toml)"
+    )
 
 
 def parse(text: str, source: str) -> Recipe:
@@ -162,6 +229,9 @@ class _Reader:
 
     def build(self, kind: type[T], settings: Mapping[str, Any], where: str) -> T:
         self.refuse_unknown(settings, tuple(field.name for field in fields(kind)), where)  # type: ignore[arg-type]
+        for key, inner in _tables(kind):
+            if isinstance(value := settings.get(key), dict):
+                self.refuse_unknown(value, tuple(field.name for field in fields(inner)), where)
         try:
             return msgspec.convert(settings, kind)
         except msgspec.ValidationError as error:
@@ -191,6 +261,11 @@ class _Reader:
             elif seen == step and re.search(rf"(^|[\s{{,.\"']){re.escape(key.split('.')[0])}[\"']?\s*=", line):
                 return number
         return table_line
+
+
+def _tables(kind: type) -> Iterable[tuple[str, Any]]:
+    """The fields of a dataclass that are dataclasses themselves: tables in TOML, such as a budget."""
+    return ((key, hint) for key, hint in get_type_hints(kind).items() if isinstance(hint, type) and is_dataclass(hint))
 
 
 def _mentioned(reason: str, settings: Mapping[str, Any]) -> str:

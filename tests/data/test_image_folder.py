@@ -25,7 +25,7 @@ def folder(tmp_path):
 def all_targets(dataset):
     return {
         name: dataset.split(name).batch(torch.arange(len(dataset.split(name))))[1].tolist()
-        for name in ("train", "test")
+        for name in ("train", "validation", "test")
     }
 
 
@@ -68,7 +68,7 @@ def test_labels_are_read_from_a_list(folder):
     (folder / "labels.txt").write_text("a b.png 7\nc.png 2\n\nd.png 7\ne.png 0\n")
     dataset = load_dataset(str(folder), SHAPE)
     targets = all_targets(dataset)
-    assert len(dataset.classes) == 8 and sorted(targets["train"] + targets["test"]) == [0, 2, 7, 7]
+    assert len(dataset.classes) == 8 and sorted(itertools.chain(*targets.values())) == [0, 2, 7, 7]
 
 
 def test_labels_may_be_names(folder):

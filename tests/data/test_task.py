@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dovetail.data import Classification, MatchOutputs
+from dovetail.data import Classification, CloseOutputs, MatchOutputs, matching
 from dovetail.errors import DataError
 
 
@@ -36,3 +36,18 @@ def test_matching_maps_is_scored_by_position():
 def test_agreement_needs_classes():
     with pytest.raises(DataError, match=r"K >= 2.*\(4, 1\)"):
         MatchOutputs().score(torch.zeros(4, 1), torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 1, 4, 4), (3, 2, 7)])
+def test_closeness_is_the_energy_that_is_not_error(shape):
+    targets = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert CloseOutputs().score(targets, targets).tolist() == [1, 1, 1]
+    torch.testing.assert_close(CloseOutputs().score(0.9 * targets, targets), torch.full((3,), 0.99))
+    torch.testing.assert_close(CloseOutputs().loss(0.9 * targets, targets), torch.tensor(0.01))
+    assert CloseOutputs().score(-targets, targets).tolist() == [0, 0, 0]
+
+
+def test_outputs_are_compared_as_their_shape_asks():
+    assert matching(torch.zeros(1, 10)) == matching(torch.zeros(1, 2, 8, 8)) == MatchOutputs()
+    for shape in ((1, 1), (1, 1, 8, 8), (1, 40, 100), (1,)):
+        assert matching(torch.zeros(shape)) == CloseOutputs()

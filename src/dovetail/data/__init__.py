@@ -3,11 +3,13 @@
 from dovetail.data.augment import ShiftAndFlip
 from dovetail.data.catalogue import DATASETS, load_dataset
 from dovetail.data.dataset import Dataset, Split, TensorSplit
-from dovetail.data.task import Classification, MatchOutputs, Task
+from dovetail.data.noise import noise
+from dovetail.data.task import Classification, CloseOutputs, MatchOutputs, Task, matching
 
 __all__ = [
     "DATASETS",
     "Classification",
+    "CloseOutputs",
     "Dataset",
     "MatchOutputs",
     "ShiftAndFlip",
@@ -15,4 +17,6 @@ __all__ = [
     "Task",
     "TensorSplit",
     "load_dataset",
+    "matching",
+    "noise",
 ]

@@ -10,6 +10,7 @@ from dovetail.data.dataset import Dataset
 from dovetail.data.fashion_sample import fashion_mnist_sample
 from dovetail.data.image_folder import image_folder
 from dovetail.data.mnist import fashion_mnist, mnist
+from dovetail.data.noise import noise
 from dovetail.errors import DataError
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
@@ -17,6 +18,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "fashion_mnist": fashion_mnist,
     "fashion_mnist_sample": fashion_mnist_sample,
     "cifar10": cifar10,
+    "noise": noise,
 }
 """Loaders by name; the first line of each one's docstring says what it is."""
 
@@ -24,9 +26,11 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 def load_dataset(name_or_folder: str, input_shape: tuple[int, ...] | None = None) -> Dataset:
     """A data set by its name in `DATASETS`, or the images in a folder, made to fit `input_shape` (C, H, W).
 
-    A folder's images become (3, 224, 224) if no shape is given. Raises DataError if the files are missing (it says
-    which ones to put where) or damaged, if there is no such data set, or if it has another shape than asked for.
+    A folder's images, and noise, become (3, 224, 224) if no shape is given. Raises DataError if the files are missing
+    (it says which ones to put where) or damaged, if there is no such data set, or if it has another shape.
     """
+    if name_or_folder == "noise" and input_shape is not None:
+        return noise(input_shape)
     if name_or_folder in DATASETS:
         dataset = DATASETS[name_or_folder]()
         if input_shape is not None and tuple(input_shape) != dataset.input_shape:

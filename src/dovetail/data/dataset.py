@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from dovetail.errors import DataError
 SplitName = Literal["train", "validation", "test"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 VALIDATION_IMAGES = 5_000
+
+BATCH_ELEMENTS = 2**24
+"""Numbers up to which a batch of inputs fits in any memory, with what a network makes of them."""
 
 
 class Split(ABC):
@@ -65,8 +69,8 @@ class Slice(Split):
 
 
 def hold_out(training: Split) -> tuple[Split, Split]:
-    """The training set without its last images, and those: 5,000, or a tenth of a smaller set."""
-    held = min(VALIDATION_IMAGES, len(training) // 10)
+    """The training set without its last images, and those: 5,000, or a tenth of a smaller set, at least one."""
+    held = min(VALIDATION_IMAGES, max(len(training) // 10, min(1, len(training) - 1)))
     indices = torch.arange(len(training))
     kept = len(training) - held
     return Slice(training, indices[:kept]), Slice(training, indices[kept:])
@@ -76,7 +80,8 @@ def hold_out(training: Split) -> tuple[Split, Split]:
 class Dataset:
     """Images with a task, split in three that do not overlap.
 
-    `mean` and `std` are per channel, of pixels scaled to 0..1; a network sees (pixel / 255 - mean) / std.
+    `mean` and `std` are per channel, of pixels scaled to 0..1; a network sees (pixel / 255 - mean) / std. With
+    `channels_last` it sees them as (N, H, W, C). `synthetic` data say nothing about what the network is used on.
     """
 
     name: str
@@ -84,11 +89,13 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None = None
+    channels_last: bool = False
+    synthetic: bool = False
 
     def split(self, name: SplitName) -> Split:
         """The split of that name."""
@@ -99,8 +106,14 @@ class Dataset:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255 to float32 inputs of the network."""
-        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
-        return images.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
+        shape = (-1, *[1] * (images.ndim - 2))
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(shape) for values in (self.mean, self.std))
+        inputs = images.to(torch.float32, copy=True).mul_(1 / (255 * std)).sub_(mean / std)
+        return inputs.permute(0, 2, 3, 1) if self.channels_last else inputs
+
+    def fitting(self, batch_size: int) -> int:
+        """`batch_size`, or fewer where inputs are so large that as many would not fit in memory."""
+        return max(1, min(batch_size, BATCH_ELEMENTS // math.prod(self.input_shape)))
 
     def batches(
         self,

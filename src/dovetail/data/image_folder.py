@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dovetail.data.augment import ShiftAndFlip
 from dovetail.data.dataset import Dataset, Slice, Split, hold_out
+from dovetail.data.noise import channels_come_last
 from dovetail.data.task import Classification, MatchOutputs
 from dovetail.errors import DataError
 
@@ -68,7 +69,13 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def image_folder(folder: Path, input_shape: tuple[int, ...] = (3, 224, 224)) -> Dataset:
-    """The data set in `folder`, for a network that takes (C, H, W). DataError says what is wrong with the folder."""
+    """The data set in `folder`, for a network that takes (C, H, W) or (H, W, C).
+
+    DataError says what is wrong with the folder.
+    """
+    last = channels_come_last(input_shape)
+    if last:
+        input_shape = (input_shape[2], *input_shape[:2])
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise DataError(f"images are made into (1, H, W) or (3, H, W), not {input_shape}: give such an input shape")
     channels, height, width = input_shape
@@ -103,6 +110,7 @@ def image_folder(folder: Path, input_shape: tuple[int, ...] = (3, 224, 224)) -> 
         mean=IMAGENET_MEAN if colour else (0.5,),
         std=IMAGENET_STD if colour else (0.5,),
         augment=ShiftAndFlip(shift=height // 32, flip=colour),
+        channels_last=last,
     )
 
 

@@ -64,6 +64,36 @@ class MatchOutputs(Task):
         return agree.flatten(1).mean(1) if agree.ndim > 1 else agree
 
 
+@dataclass(frozen=True)
+class CloseOutputs(Task):
+    """Give the outputs that the original network gives, of whatever shape. Targets are the original's outputs."""
+
+    metric: ClassVar[str] = "fidelity"
+    targets_from_original: ClassVar[bool] = True
+
+    def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """||y - y'||^2 / ||y||^2 of each sample's outputs y' against the original's y; smoothing is ignored."""
+        return _relative_error(outputs, targets).mean()
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """1 - ||y - y'||^2 / ||y||^2, and 0 where the error is larger than the outputs themselves."""
+        return (1 - _relative_error(outputs, targets)).clamp_min(0).to(torch.float32)
+
+
+def matching(outputs: Tensor) -> Task:
+    """The task of doing what the original does, for a network with such outputs.
+
+    Scores (N, K) or (N, K, H, W) of K >= 2 classes are compared by which is the largest, all others by value.
+    """
+    return MatchOutputs() if outputs.ndim in (2, 4) and outputs.shape[1] > 1 else CloseOutputs()
+
+
+def _relative_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """One number a sample."""
+    error, energy = (x.float().flatten(1).square().sum(1) for x in (outputs - targets, targets))
+    return error / energy.clamp_min(1e-30)
+
+
 def _checked(outputs: Tensor) -> Tensor:
     if outputs.ndim < 2 or outputs.shape[1] < 2:
         raise DataError(

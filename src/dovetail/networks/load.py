@@ -106,7 +106,7 @@ def _from_onnx(path: Path) -> LoadedModel:
 def _without_batch(shape: onnx.TensorShapeProto) -> tuple[int, ...] | None:
     """The extents after the first; None if there are none or one of them is open."""
     extents = tuple(dimension.dim_value for dimension in shape.dim[1:])
-    return extents if extents and all(extents) else None
+    return extents if extents and min(extents) > 0 else None
 
 
 def _from_factory(path: Path, factory: str) -> LoadedModel:

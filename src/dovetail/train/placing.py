@@ -40,6 +40,9 @@ def placed(module: object, *, training: bool, device: torch.device | None = None
 def channels_last(images: Tensor) -> Tensor:
     """The same images, laid out pixel by pixel: convolutions keep the layout and are faster for it.
 
-    The strides are set by hand because `contiguous` leaves images of one channel as they are.
+    The strides are set by hand because `contiguous` leaves images of one channel as they are. Inputs that are not
+    (N, C, H, W) stay as they are.
     """
+    if images.ndim != 4:
+        return images
     return torch.empty(images.shape, memory_format=torch.channels_last).copy_(images)

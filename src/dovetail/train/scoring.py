@@ -26,12 +26,14 @@ def score(
 ) -> float:
     """The mean of the task's score over a split, or over its first `limit` images: for classes, the accuracy.
 
+    A batch has fewer inputs than `batch_size` where they are large.
+
     `predict` takes normalised inputs (N, C, H, W); a torch module is run in eval mode, on the device where it is.
     `original` is the uncompressed network; only tasks that compare with it (MatchOutputs) need it, else DataError.
     """
     with placed(predict, training=False), placed(original, training=False), torch.no_grad():
         total, count = 0.0, 0
-        for inputs, targets in dataset.batches(split, batch_size, limit=limit):
+        for inputs, targets in dataset.batches(split, dataset.fitting(batch_size), limit=limit):
             if dataset.task.targets_from_original:
                 if original is None:
                     raise DataError(f"data set {dataset.name} has no labels: scoring on it needs the original network")
