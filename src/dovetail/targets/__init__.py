@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dovetail.errors import TargetError
 from dovetail.targets.cpu import OnnxRuntimeTarget, TorchTarget
 from dovetail.targets.energy import EnergyTarget
+from dovetail.targets.latency import TIMED, ModuleLatency, module_latency
 from dovetail.targets.target import Cost, Quantity, Target
 from dovetail.targets.timing import Timing
 
@@ -28,12 +29,15 @@ def load_target(name: str) -> Target:
 
 __all__ = [
     "TARGETS",
+    "TIMED",
     "Cost",
     "EnergyTarget",
+    "ModuleLatency",
     "OnnxRuntimeTarget",
     "Quantity",
     "Target",
     "Timing",
     "TorchTarget",
     "load_target",
+    "module_latency",
 ]
