@@ -1,10 +1,13 @@
 """Published compression methods, one a file. METHODS lists them all by the name a recipe uses."""
 
 from dovetail.methods.entropy_coding import EntropyCoding
+from dovetail.methods.factorize import BlockConvolution
 from dovetail.methods.method import Method
 from dovetail.methods.prune import Magnitude
 from dovetail.methods.quantize import WeightSharing
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Magnitude, WeightSharing, EntropyCoding)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (BlockConvolution, Magnitude, WeightSharing, EntropyCoding)
+}
 
-__all__ = ["METHODS", "EntropyCoding", "Magnitude", "Method", "WeightSharing"]
+__all__ = ["METHODS", "BlockConvolution", "EntropyCoding", "Magnitude", "Method", "WeightSharing"]
