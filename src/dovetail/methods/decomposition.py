@@ -80,7 +80,7 @@ class Decomposition(Method):
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         if context.inputs is not None and not context.rebuilding:
-            context = replace(context, original=_target(model, list(plan), context))
+            context = replace(context, original=target_network(model, list(plan), context))
         for path, row in plan.items():
             [stack] = self.solve(model, path, [row["setting"]], context)
             network_layers.replace(model, path, stack)
@@ -184,7 +184,7 @@ class Decomposition(Method):
         return row if rise is None else row | {"loss_rise": rise}
 
 
-def _target(model: nn.Module, paths: list[str], context: Context) -> nn.Module:
+def target_network(model: nn.Module, paths: list[str], context: Context) -> nn.Module:
     """Whose responses to match: the original's; or the model's as it is, where it has lost channels meanwhile."""
     original = context.original
     if original is not None:

@@ -18,7 +18,8 @@ class _Tracer(fx.Tracer):
     """Does not look into layers, constrained ones included."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+        own = m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+        return own or getattr(m, "is_leaf", False)
 
 
 def symbolic(model: nn.Module) -> fx.GraphModule:
@@ -63,23 +64,26 @@ def followers(model: nn.Module) -> dict[str, Follower]:
     for path, nodes in calls.items():
         if len(nodes) != 1:
             continue
-        following, norm = _only_user(nodes[0]), None
-        if following is not None and _is_norm(following, modules):
-            norm, following = str(following.target), _only_user(following)
-        result[path] = Follower(norm, following is not None and _is_relu(following, modules))
+        following, norm = only_user(nodes[0]), None
+        if following is not None and is_norm(following, modules):
+            norm, following = str(following.target), only_user(following)
+        result[path] = Follower(norm, following is not None and is_relu(following, modules))
     return result
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_norm(node: fx.Node, modules: dict[str, Any]) -> bool:
+def is_norm(node: fx.Node, modules: dict[str, Any]) -> bool:
+    if node.op != "call_module":
+        return False
+    module = modules[str(node.target)]
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return node.op == "call_module" and isinstance(modules[str(node.target)], kinds)
+    return isinstance(module, kinds) and module.track_running_stats
 
 
-def _is_relu(node: fx.Node, modules: dict[str, Any]) -> bool:
+def is_relu(node: fx.Node, modules: dict[str, Any]) -> bool:
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], nn.ReLU)
     if node.op == "call_method":

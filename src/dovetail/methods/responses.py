@@ -30,8 +30,7 @@ def outputs(
     wanted = list(paths)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        rows = _rows(y)
-        return rows[torch.arange(len(rows))[:, None], _positions(rows, positions, seed)].flatten(0, 1)
+        return _sampled(y, positions, seed)
 
     return _collect(model, wanted, inputs, sample)
 
@@ -44,10 +43,18 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int = POS
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         chosen = _positions(_rows(y), positions, seed)
-        rows = _unfold(layer, x) if isinstance(layer, nn.Conv2d) else _rows(x)
-        return rows[torch.arange(len(rows))[:, None], chosen].flatten(0, 1)
+        if isinstance(layer, nn.Conv2d):
+            return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
+        return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
 
     return _collect(model, [path], inputs, sample)[path]
+
+
+def values(part: nn.Module, inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0) -> list[Tensor]:
+    """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T)."""
+    with torch.no_grad():
+        found = [[_sampled(y, positions, seed) for y in part(x)] for x in torch.split(inputs, BATCH)]
+    return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
 def _collect(
@@ -86,6 +93,11 @@ def _collect(
     return {path: torch.cat(parts) for path, parts in found.items()}
 
 
+def _sampled(y: Tensor, positions: int, seed: int) -> Tensor:
+    rows = _rows(y)
+    return rows[torch.arange(len(rows))[:, None], _positions(rows, positions, seed)].flatten(0, 1)
+
+
 def _rows(y: Tensor) -> Tensor:
     """(N, T, P, Q) or (N, L, T) or (N, T) to (N, positions, T)."""
     if y.ndim == 4:
@@ -99,13 +111,19 @@ def _positions(rows: Tensor, count: int, seed: int) -> Tensor:
     return torch.randint(rows.shape[1], (len(rows), min(count, rows.shape[1])), generator=generator)
 
 
-def _unfold(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    padding = layer.padding
-    if isinstance(padding, str):
+def _patches(layer: nn.Conv2d, x: Tensor, chosen: Tensor, width: int) -> Tensor:
+    """im2col of the chosen output pixels (N, count) only, numbered row by row `width` to a row: (N, count, S R S')."""
+    if isinstance(layer.padding, str):
         whole = [dilation * (size - 1) for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-        sides = [(total // 2, total - total // 2) if padding == "same" else (0, 0) for total in whole]
+        sides = [(total // 2, total - total // 2) if layer.padding == "same" else (0, 0) for total in whole]
     else:
-        sides = [(side, side) for side in padding]
+        sides = [(side, side) for side in layer.padding]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = functional.pad(x, (*sides[1], *sides[0]), mode=mode)
-    return functional.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
+    rows, columns = (
+        first[:, :, None] * layer.stride[axis] + torch.arange(layer.kernel_size[axis]) * layer.dilation[axis]
+        for axis, first in enumerate((chosen // width, chosen % width))
+    )
+    picture = torch.arange(len(x))[:, None, None, None]
+    taps = x.movedim(1, -1)[picture, rows[:, :, :, None], columns[:, :, None, :]]
+    return taps.movedim(-1, 2).flatten(2)
