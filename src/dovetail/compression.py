@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -40,6 +42,9 @@ PROBE_IMAGES = 250
 CALIBRATION_IMAGES = 1000
 """How many training images, without their labels, statistics and reconstruction use."""
 
+CALIBRATION_ELEMENTS = 2**27
+"""How many numbers these images may have together: large ones are fewer."""
+
 Latency = Callable[[nn.Module, Tensor], float]
 
 
@@ -55,6 +60,17 @@ class Round:
     stored_bytes: int
     """Of all tensors, as they would be stored now."""
     kept: bool = True
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a recipe would do without retraining: each step's method and plan, and the model with all of them applied.
+
+    Each plan was made on the model as the steps before it leave it.
+    """
+
+    steps: tuple[tuple[Method, Plan], ...]
+    model: nn.Module
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,14 @@ def compress(
         folder: where the state of the run is kept; a run found there is resumed.
 
     Raises:
-        RecipeError: the folder holds a run of another model, recipe, data set or seed.
+        RecipeError: the folder holds a run of another model, recipe, data set or seed; or a step retrains, and there
+            are no data.
     """
+    if dataset.synthetic and any(step.training is not None for step in recipe.steps):
+        raise RecipeError(
+            f"the recipe {recipe.name} retrains, but there are only synthetic data: give real ones, or take the recipe "
+            "without its training"
+        )
     run = _Run(
         model,
         dataset,
@@ -112,12 +134,28 @@ def compress(
     return run.result()
 
 
+def preview(model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency | None = None) -> Preview:
+    """Plan every step of the recipe and apply it to a copy of `model`, without retraining.
+
+    `compress` plans a step on the model as retrained by then, so that its later plans may differ from these.
+    """
+    context = planning_context(dataset, model, latency)
+    changed = copy.deepcopy(model).eval()
+    steps = []
+    for method in (step.method for step in recipe.steps):
+        plan = method.plan(changed, context)
+        for stage in range(method.stages):
+            plan = method.refine(changed, plan, stage, context)
+            changed = method.apply(changed, plan, stage, context).eval()
+        steps.append((method, plan))
+    return Preview(tuple(steps), changed)
+
+
 def plans(
     model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency | None = None
 ) -> list[tuple[Method, Plan]]:
-    """What each step would do to the model as it is now: later steps plan anew once earlier ones have changed it."""
-    context = planning_context(dataset, model, latency)
-    return [(step.method, step.method.plan(model, context)) for step in recipe.steps]
+    """What each step would do, as `preview` finds it."""
+    return list(preview(model, dataset, recipe, latency).steps)
 
 
 def stored_bytes(model: nn.Module, remaining: str) -> int:
@@ -231,6 +269,7 @@ class _Run:
             "model_sha256": digest.hexdigest(),
             "dataset": self.dataset.name,
             "recipe": self.recipe.name,
+            "recipe_changes": list(self.recipe.changes),
             "recipe_sha256": hashlib.sha256(repr(self.recipe).encode()).hexdigest(),
             "seed": self.seed,
             "max_drop": self.max_drop,
@@ -275,16 +314,23 @@ class _Run:
 
 
 def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | None = None) -> Context:
-    """What a method may use: the loss on validation images, against labels or else the original; unlabelled inputs."""
+    """What a method may use: the loss on validation images, against labels or else the original; unlabelled inputs.
+
+    Where nothing but the original says what is right, and validation images are few, the loss is on training images.
+    Synthetic data are no data: a method then measures weights.
+    """
     original = copy.deepcopy(original).eval()
+    unlabelled = dataset.task.targets_from_original
+    few = len(dataset.validation) < min(PROBE_IMAGES, len(dataset.train)) and not dataset.synthetic
     batches = [
         (channels_last(inputs), targets)
-        for inputs, targets in dataset.batches("validation", PROBE_IMAGES, limit=PLANNING_IMAGES)
+        for inputs, targets in dataset.batches(
+            "train" if unlabelled and few else "validation", dataset.fitting(PROBE_IMAGES), limit=PLANNING_IMAGES
+        )
     ]
-    if dataset.task.targets_from_original:
+    if unlabelled:
         with torch.no_grad():
             batches = [(inputs, original(inputs)) for inputs, _ in batches]
-    inputs = [x for x, _ in dataset.batches("train", PROBE_IMAGES, seed=0, limit=CALIBRATION_IMAGES)]
 
     @torch.no_grad()
     def mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
@@ -292,11 +338,27 @@ def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | N
         sums = [float(dataset.task.loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches]
         return sum(sums) / sum(len(inputs) for inputs, _ in batches)
 
+    loss, example = partial(mean_loss, batches=batches), dataset.example()
+    if dataset.synthetic:
+        return Context(loss=loss, example=example, original=original, latency=latency)
     return Context(
-        loss=partial(mean_loss, batches=batches),
-        probe=partial(mean_loss, batches=batches[:1]),
-        example=dataset.example(),
-        inputs=channels_last(torch.cat(inputs)),
+        loss=loss,
+        probe=partial(mean_loss, batches=_first(batches, PROBE_IMAGES)),
+        example=example,
+        inputs=_calibration(dataset),
         original=original,
         latency=latency,
     )
+
+
+def _calibration(dataset: Dataset) -> Tensor:
+    """Training inputs without their labels, always the same ones."""
+    count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_ELEMENTS // math.prod(dataset.input_shape)))
+    batches = dataset.batches("train", dataset.fitting(PROBE_IMAGES), seed=0, limit=count)
+    return channels_last(torch.cat([inputs for inputs, _ in batches]))
+
+
+def _first(batches: list[tuple[Tensor, Tensor]], images: int) -> list[tuple[Tensor, Tensor]]:
+    """The first batches, up to so many images, one batch at least."""
+    ends = itertools.accumulate(len(inputs) for inputs, _ in batches)
+    return [batch for batch, end in zip(batches, ends, strict=True) if end <= images] or batches[:1]
