@@ -1,6 +1,7 @@
 """An encoder or more for every listed format, and tensors whose values lie on a grid that all of them hold exactly."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from dovetail.formats import (
+    NM,
     Affine,
     Bitmap,
     BlockCSC,
@@ -20,8 +22,13 @@ from dovetail.formats import (
     FixedPoint,
     Float,
     Format,
+    KernelPatterns,
+    PowerOfTwo,
+    Product,
     RelativeIndex,
+    Repeated,
 )
+from dovetail.formats.format import finite_floats
 
 Encoder = Callable[[NDArray[Any]], Format]
 
@@ -33,6 +40,70 @@ TABLE = partial(Codebook.encode, table=GRID)
 AFFINE = partial(Affine.encode, bits=3, scale=0.25)
 HALF = partial(Float.encode, dtype="float16")
 FIXED = partial(FixedPoint.encode, bits=4, fraction=2)
+
+POWERS = partial(PowerOfTwo.encode, exponents=(-5, 0))
+
+
+@dataclass(frozen=True)
+class Only:
+    """An encoder of what only some tensors are: those that `fit` makes of any."""
+
+    encoder: Encoder
+    fit: Callable[[NDArray[Any]], NDArray[np.float32]]
+
+    def __call__(self, tensor: NDArray[Any]) -> Format:
+        return self.encoder(tensor)
+
+
+def fitted(encode: Encoder, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A tensor of the same shape that `encode` holds exactly."""
+    return encode.fit(tensor) if isinstance(encode, Only) else tensor
+
+
+def powers(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    """0.75 becomes 0.5, the other values of `GRID` being powers of two."""
+    return np.where(np.abs(tensor) == 0.75, np.copysign(np.float32(0.5), tensor), tensor)
+
+
+def halves(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    """The second half of the first dimension becomes the first, where it has halves."""
+    if not tensor.shape or len(tensor) % 2:
+        return tensor
+    return np.concatenate([tensor[: len(tensor) // 2]] * 2)
+
+
+def n_of_m(values: Encoder, n: int, m: int) -> Only:
+    """Of every m elements of a row those after the n-th nonzero become zero."""
+
+    def thin(tensor: NDArray[Any]) -> NDArray[np.float32]:
+        flat = tensor.reshape(len(tensor) if tensor.ndim else 1, int(np.prod(tensor.shape[1:])))
+        columns = flat.shape[1]
+        groups = np.pad(flat, ((0, 0), (0, -columns % m))).reshape(len(flat), -(-columns // m), m)
+        groups = groups * (np.cumsum(groups != 0, axis=2) <= n)
+        return groups.reshape(len(flat), columns + -columns % m)[:, :columns].reshape(tensor.shape)
+
+    return Only(partial(NM.encode, values=values, n=n, m=m), thin)
+
+
+TURN = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
+
+
+def product(values: Encoder, *, shared: bool) -> Encoder:
+    """Any tensor as rows of 3 elements, turned, times the matrix that turns them back."""
+
+    def encode(tensor: NDArray[Any]) -> Format:
+        floats = finite_floats(tensor)
+        rows, columns = len(floats) if floats.ndim else 1, int(np.prod(floats.shape[1:]))
+        padded = np.pad(floats.reshape(rows, columns), ((0, 0), (0, -columns % 3)))
+        coefficients = (padded.reshape(-1, 3) @ TURN.T).reshape(-1, 3) + np.float32(0)
+        basis = TURN
+        if not shared:
+            coefficients = coefficients.reshape(rows, -(-columns // 3), 3)
+            basis = np.broadcast_to(TURN, (rows, 3, 3))
+        return Product.encode(floats, coefficients=values(coefficients), basis=Dense.encode(basis, FIXED))
+
+    return encode
+
 
 ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
     Float: tuple(partial(Float.encode, dtype=dtype) for dtype in ("float32", "float16", "bfloat16")),
@@ -52,6 +123,7 @@ ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
         partial(Codebook.encode, table=GRID, dtype="float32", code_bits=8),
         partial(Codebook.encode, table=np.append(GRID, 1 / 3)),
     ),
+    PowerOfTwo: (Only(POWERS, powers), Only(PowerOfTwo.encode, powers)),
     Dense: tuple(partial(Dense.encode, values=values) for values in (HALF, TABLE, AFFINE, FIXED)),
     Bitmap: tuple(partial(Bitmap.encode, values=values) for values in (HALF, TABLE)),
     RelativeIndex: tuple(
@@ -62,6 +134,17 @@ ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
         partial(BlockCSC.encode, values=TABLE),
         partial(BlockCSC.encode, values=HALF, processing_elements=2, index_bits=1),
         partial(BlockCSC.encode, values=FIXED, processing_elements=3, index_bits=13),
+    ),
+    NM: (n_of_m(TABLE, 2, 4), n_of_m(HALF, 1, 4), n_of_m(FIXED, 3, 3), n_of_m(AFFINE, 17, 61), n_of_m(TABLE, 1, 1)),
+    KernelPatterns: (partial(KernelPatterns.encode, values=TABLE), partial(KernelPatterns.encode, values=HALF)),
+    Product: (
+        product(partial(Dense.encode, values=TABLE), shared=True),
+        product(partial(Bitmap.encode, values=AFFINE), shared=False),
+        product(partial(RelativeIndex.encode, values=HALF, index_bits=3), shared=False),
+    ),
+    Repeated: (
+        partial(Repeated.encode, block=partial(Dense.encode, values=TABLE)),
+        Only(partial(Repeated.encode, block=partial(Bitmap.encode, values=HALF)), halves),
     ),
     Entropy: tuple(
         lambda tensor, inner=inner, coder=coder: Entropy.encode(inner(tensor), coder)
@@ -77,7 +160,14 @@ ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
             (partial(RelativeIndex.encode, values=TABLE, index_bits=3), "huffman"),
             (partial(RelativeIndex.encode, values=HALF, index_bits=14), "ans"),
             (partial(BlockCSC.encode, values=TABLE, processing_elements=4), "smallest"),
+            (partial(KernelPatterns.encode, values=TABLE), "ans"),
+            (product(partial(Bitmap.encode, values=HALF), shared=False), "smallest"),
+            (partial(Repeated.encode, block=partial(Dense.encode, values=TABLE)), "huffman"),
         )
+    )
+    + tuple(
+        Only(lambda tensor, inner=inner: Entropy.encode(inner(tensor), "ans"), inner.fit)
+        for inner in (n_of_m(TABLE, 2, 4), Only(POWERS, powers))
     ),
 }
 

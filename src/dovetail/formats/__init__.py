@@ -10,12 +10,18 @@ from dovetail.formats.fixed_point import FixedPoint
 from dovetail.formats.floats import Float
 from dovetail.formats.format import Format, Stream, ValueEncoder
 from dovetail.formats.header import Json
+from dovetail.formats.kernel_patterns import KernelPatterns
 from dovetail.formats.layout import Layout
+from dovetail.formats.n_m import NM
+from dovetail.formats.power_of_two import PowerOfTwo
+from dovetail.formats.product import Product, ordered_product
 from dovetail.formats.registry import FORMATS, from_arrays
 from dovetail.formats.relative_index import RelativeIndex
+from dovetail.formats.repeated import Repeated
 
 __all__ = [
     "FORMATS",
+    "NM",
     "Affine",
     "Bitmap",
     "BlockCSC",
@@ -26,9 +32,14 @@ __all__ = [
     "Float",
     "Format",
     "Json",
+    "KernelPatterns",
     "Layout",
+    "PowerOfTwo",
+    "Product",
     "RelativeIndex",
+    "Repeated",
     "Stream",
     "ValueEncoder",
     "from_arrays",
+    "ordered_product",
 ]

@@ -8,13 +8,14 @@ from typing import ClassVar, Self
 
 from dovetail.errors import FormatError
 from dovetail.formats.coders import CODERS, ENTROPIES, Coded, code, decode, stream_plans
+from dovetail.formats.composites import COMPOSITES
 from dovetail.formats.format import Array, Floats, Format, RawSource, Source, Stream
 from dovetail.formats.header import Header, Json, read_choice, read_header
 from dovetail.formats.packing import UInts
 from dovetail.formats.structures import STRUCTURES
 from dovetail.formats.values import VALUES
 
-_INNER = {format.name: format for format in (*VALUES, *STRUCTURES)}
+_INNER = {format.name: format for format in (*VALUES, *STRUCTURES, *COMPOSITES)}
 
 
 @dataclass(frozen=True, eq=False)

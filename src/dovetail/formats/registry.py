@@ -8,13 +8,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
+from dovetail.formats.composites import COMPOSITES
 from dovetail.formats.entropy import Entropy
 from dovetail.formats.format import Format, RawSource
 from dovetail.formats.header import Header, read_choice
 from dovetail.formats.structures import STRUCTURES
 from dovetail.formats.values import VALUES
 
-FORMATS: tuple[type[Format], ...] = (*VALUES, *STRUCTURES, Entropy)
+FORMATS: tuple[type[Format], ...] = (*VALUES, *STRUCTURES, *COMPOSITES, Entropy)
 
 _BY_NAME = {format.name: format for format in FORMATS}
 

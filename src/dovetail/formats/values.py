@@ -11,8 +11,9 @@ from dovetail.formats.fixed_point import FixedPoint
 from dovetail.formats.floats import Float
 from dovetail.formats.format import Format, Source, ValueEncoder
 from dovetail.formats.header import Header, read_choice
+from dovetail.formats.power_of_two import PowerOfTwo
 
-VALUES: tuple[type[Format], ...] = (Float, Affine, FixedPoint, Codebook)
+VALUES: tuple[type[Format], ...] = (Float, Affine, FixedPoint, Codebook, PowerOfTwo)
 
 _BY_NAME = {values.name: values for values in VALUES}
 
