@@ -83,6 +83,8 @@ class Decomposition(Method):
             context = replace(context, original=target_network(model, list(plan), context))
         for path, row in plan.items():
             [stack] = self.solve(model, path, [row["setting"]], context)
+            if context.inputs is not None:
+                give_bias(stack[-1])
             network_layers.replace(model, path, stack)
         if self.reconstruct and context.inputs is not None and not context.rebuilding:
             for path in plan:
@@ -192,6 +194,13 @@ def target_network(model: nn.Module, paths: list[str], context: Context) -> nn.M
         if all(path in before and len(before[path]) == len(now[path]) for path in paths):
             return original
     return copy.deepcopy(model)
+
+
+def give_bias(last: nn.Module) -> None:
+    """A bias of zeros where there is none: fitting to responses fills it, so a structure made anew must have it too."""
+    if last.bias is None:
+        assert isinstance(last.weight, Tensor)
+        last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
 
 
 def weight_error(call: Call, stack: nn.Module) -> float:
