@@ -2,12 +2,26 @@
 
 from dovetail.methods.entropy_coding import EntropyCoding
 from dovetail.methods.factorize import BlockConvolution
+from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import Magnitude
 from dovetail.methods.quantize import WeightSharing
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (BlockConvolution, Magnitude, WeightSharing, EntropyCoding)
+    method.name: method
+    for method in (BlockConvolution, Svd, Nonlinear, Tucker2, Cp, BlockTerm, Magnitude, WeightSharing, EntropyCoding)
 }
 
-__all__ = ["METHODS", "BlockConvolution", "EntropyCoding", "Magnitude", "Method", "WeightSharing"]
+__all__ = [
+    "METHODS",
+    "BlockConvolution",
+    "BlockTerm",
+    "Cp",
+    "EntropyCoding",
+    "Magnitude",
+    "Method",
+    "Nonlinear",
+    "Svd",
+    "Tucker2",
+    "WeightSharing",
+]
