@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,21 @@ from torch import Tensor, nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, ModelError
 from dovetail.formats import Format
+from dovetail.methods import METHODS
+from dovetail.methods.method import Kind
 from dovetail.recipe import builtin_recipes
-from dovetail.runtime import Artefact, Session, freeze
+from dovetail.runtime import Artefact, Session, freeze, to_torch
 from dovetail.targets import Cost, Target, load_target
 from dovetail.train import score
+from dovetail.workload import trace
 
 RECORD_VERSION = 1
 COST_BATCH = 32
+
+FASTER = 1.1
+"""How many times less a latency must be to be called less: layers of the same work differ by as much."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,24 @@ class HistoryRecord:
     kept: bool = True
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a network computes for one input: multiply-accumulates, and how many of them have a weight that is not 0."""
+
+    macs: int
+    nonzero_macs: int
+    parameters: int
+    """Elements of all stored floating-point tensors."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What one evaluation found. Accuracies are fractions, measured on the first `images` images of `split`."""
+    """What one evaluation found. Accuracies are fractions, measured on the first `images` images of `split`.
+
+    `work` is None where the network has an operator that cannot be counted. `speed` says in words whether runtimes
+    that know nothing of zeros are faster for the compression, and why. On `synthetic` data an accuracy says only how
+    close the outputs are to the original's.
+    """
 
     name: str
     dataset: str
@@ -82,6 +103,10 @@ class Record:
     history: tuple[HistoryRecord, ...]
     provenance: dict[str, Any]
     commands: tuple[str, ...]
+    work: Work | None = None
+    original_work: Work | None = None
+    speed: str = ""
+    synthetic: bool = False
     version: int = field(default=RECORD_VERSION)
 
     @property
@@ -143,15 +168,17 @@ def evaluate(
     accuracy = score(
         lambda inputs: torch.from_numpy(session(inputs.numpy())), dataset, split, limit=limit, original=original
     )
-    batch = next(iter(dataset.batches(split, COST_BATCH, limit=limit)))[0]
+    batch = next(iter(dataset.batches(split, dataset.fitting(COST_BATCH), limit=limit)))[0]
 
     original_accuracy: float | None = None
     original_costs: list[Cost] = []
+    original_work: Work | None = None
     if original is not None:
         tell("accuracy of the original")
         original_accuracy = score(original, dataset, split, limit=limit, original=original)
         uncompressed = freeze(original, batch)
         original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in places]
+        original_work = work(uncompressed, batch)
     costs = [_cost(target, artefact, batch, "the artefact", tell) for target in places]
 
     original_bytes, source = _float32_bytes(artefact, original)
@@ -175,7 +202,59 @@ def evaluate(
         history=_history(provenance, original_bytes),
         provenance=provenance,
         commands=_commands(provenance, dataset, places),
+        work=work(artefact, batch),
+        original_work=original_work,
+        speed=in_words(
+            _kinds(provenance), {cost.target: times for cost in costs if (times := _times(cost, original_costs))}
+        ),
+        synthetic=dataset.synthetic,
     )
+
+
+def work(artefact: Artefact, inputs: Tensor) -> Work | None:
+    """What an artefact computes for one of `inputs` (N, ...); None if an operator of it cannot be counted."""
+    try:
+        workload = trace(to_torch(artefact), inputs[:1]).with_weights(artefact.tensors)
+    except ModelError:
+        return None
+    return Work(workload.macs, workload.nonzero_macs, sum(_elements(tensor) for tensor in artefact.tensors.values()))
+
+
+def in_words(kinds: Collection[Kind], times: Mapping[str, float], layers: tuple[int, int] | None = None) -> str:
+    """Whether dense runtimes are faster for what methods of these kinds did, and why.
+
+    Args:
+        times: by target, how many times less one input takes than before, as measured.
+        layers: how many layers there were and are.
+    """
+    if not kinds:
+        return ""
+    zeros = "dense runtimes multiply by the zeros too" if "prune" in kinds else "the weights are decoded to dense ones"
+    if not {"shrink", "rebuild"} & set(kinds):
+        return f"Latency stays: {zeros}. The file shrinks."
+    if not times:
+        return "Whether latency falls was not measured."
+    found = ", ".join(f"{factor:.2f} times on {target}" for target, factor in times.items())
+    if min(times.values()) >= FASTER:
+        return f"Latency falls, for the layers themselves are smaller: faster by {found}, measured."
+    more = ""
+    if layers is not None and layers[1] > layers[0]:
+        more = f", and {layers[1]} layers have more of it than {layers[0]}"
+    reason = f"layers this small take their time for being called and for moving data, not for multiplying{more}"
+    return f"Latency hardly falls, if at all: faster by {found}, measured; {reason}."
+
+
+def _kinds(provenance: Mapping[str, Any]) -> set[Kind]:
+    """What the methods of the rounds that were kept do to a layer."""
+    methods = [entry["method"] for entry in provenance.get("history", []) if entry["kept"]]
+    return {METHODS[name].kind for name in methods if name in METHODS}
+
+
+def _times(cost: Cost, originals: Sequence[Cost]) -> float | None:
+    """How many times less one input takes than with the original, where both were timed."""
+    before = next((other.quantities.get("latency") for other in originals if other.target == cost.target), None)
+    after = cost.quantities.get("latency")
+    return None if before is None or after is None or not after.value else before.value / after.value
 
 
 def _cost(target: Target, artefact: Artefact, batch: Tensor, whose: str, tell: Callable[[str], None]) -> Cost:
@@ -251,8 +330,9 @@ def _commands(provenance: Mapping[str, Any], dataset: Dataset, targets: Sequence
     commands = []
     if {"model", "recipe", "seed"} <= provenance.keys():
         recipe = str(provenance["recipe"])
-        recipe = recipe if recipe in builtin_recipes() else f"{recipe}.toml"
+        recipe = recipe if recipe in (*builtin_recipes(), *METHODS) else f"{recipe}.toml"
         made = ["dovetail", "compress", provenance["model"], "--recipe", recipe]
+        made += [*provenance.get("recipe_changes", [])]
         made += ["--data", provenance.get("dataset", dataset.name), "--seed", provenance["seed"]]
         if provenance.get("max_drop") is not None:
             made += ["--max-drop", provenance["max_drop"], "--judge", provenance["judge"]]

@@ -31,8 +31,8 @@ class Card:
 
 
 def cards(record: Record) -> list[Card]:
-    """Size, accuracy, and the first quantity of every target."""
-    return [_size(record), _accuracy(record), *_costs(record)]
+    """Size, accuracy, work, and the first quantity of every target."""
+    return [_size(record), _accuracy(record), *_work(record), *_costs(record)]
 
 
 def _size(record: Record) -> Card:
@@ -50,6 +50,24 @@ def _accuracy(record: Record) -> Card:
     note = f"On {record.images:,} {record.split} images of {record.dataset}, from the decoded file"
     note += f"; standard error {100 * error:.2f} points." if error else "."
     return Card(record.metric.capitalize(), f"{record.accuracy:.2%}", change, before, note, "measured")
+
+
+def _work(record: Record) -> Iterator[Card]:
+    """Multiply-accumulates of one input, where they were counted; those by zeros apart."""
+    after, before = record.work, record.original_work
+    if after is None or before is None:
+        return
+    nonzero = f"; {format_number(after.nonzero_macs)} of them by weights that are not zero"
+    note = f"Multiply-accumulates of one input{nonzero if after.nonzero_macs < 0.99 * after.macs else ''}."
+    was = f"before {format_number(before.macs)}; parameters {before.parameters:,} → {after.parameters:,}"
+    yield Card("Work", f"{format_number(after.macs)} MACs", fewer(before.macs, after.macs), was, note, "exact")
+
+
+def fewer(before: float, after: float) -> str:
+    """How many times fewer, "the same" within one per cent."""
+    if not before or not after or abs(math.log(before / after)) < 0.01:
+        return "the same"
+    return f"{before / after:.2f}{TIMES} fewer" if after < before else f"{after / before:.2f}{TIMES} more"
 
 
 def _costs(record: Record) -> Iterator[Card]:

@@ -65,7 +65,12 @@ def _page(records: Sequence[Record], drawn: Iterable[tuple[str, tuple[Chart, ...
     top = ""
     if len(records) > 1:
         links = "".join(f'<a href="#record{i}">{escape(record.name)}</a>' for i, record in enumerate(records))
-        top = f"<h1>{escape(title)}</h1><nav>{links}</nav>{_overview(records)}{_figures(overview, 'overview')}"
+        top = f"<h1>{escape(title)}</h1><nav>{links}</nav>{_overview(records)}{figures(overview, 'overview')}"
+    return document(title, top + "".join(sections))
+
+
+def document(title: str, main: str) -> str:
+    """A whole page around what stands in it; `main` is HTML, the title is not."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -78,7 +83,7 @@ def _page(records: Sequence[Record], drawn: Iterable[tuple[str, tuple[Chart, ...
 </head>
 <body>
 <header><div class="brand">Dovetail report</div></header>
-<main>{top}{"".join(sections)}</main>
+<main>{main}</main>
 <footer><p>Measured means run and timed here; modelled means computed from counts and published prices. Bytes are exact;
 1 KB is 1,000 bytes. This page needs no network.</p></footer>
 <script>{(HERE / "page.js").read_text("utf-8")}</script>
@@ -90,16 +95,18 @@ def _page(records: Sequence[Record], drawn: Iterable[tuple[str, tuple[Chart, ...
 def _record(record: Record, group: Sequence[Chart], identity: str, *, alone: bool) -> str:
     recipe = record.provenance.get("recipe")
     by = f" by the recipe {escape(str(recipe))}" if recipe else ""
-    lead = f"Compressed{by}, evaluated on {record.images:,} {escape(record.split)} images of {escape(record.dataset)}."
+    lead = "No data were given: outputs are compared on noise, and an accuracy is none. " * record.synthetic
+    lead += f"Compressed{by}, evaluated on {record.images:,} {escape(record.split)} images of {escape(record.dataset)}."
     wide = {"tensors", "density", "bits_per_weight"}
     return f"""<section class="record" id="{identity}">
 <h1>{escape(record.name)}</h1>
 <p class="lead">{lead}</p>
 <div class="cards">{"".join(_card(card) for card in cards(record))}</div>
+{f'<p class="lead">{escape(record.speed)}</p>' if record.speed else ""}
 <h2>{"What changed" if alone else "Charts"}</h2>
-{_figures([chart for chart in group if chart.key not in wide], identity)}
+{figures([chart for chart in group if chart.key not in wide], identity)}
 <h2>Layer by layer</h2>
-{_figures([chart for chart in group if chart.key in wide], identity)}
+{figures([chart for chart in group if chart.key in wide], identity)}
 {_tensors(record)}
 {_costs(record)}
 {_provenance(record)}
@@ -116,7 +123,8 @@ def _badge(how: str) -> str:
     return f'<span class="badge {escape(how)}">{escape(how)}</span>'
 
 
-def _figures(group: Sequence[Chart], identity: str) -> str:
+def figures(group: Sequence[Chart], identity: str) -> str:
+    """Charts side by side; `identity` begins the names of their elements."""
     return f'<div class="figures">{"".join(_figure(chart, f"{identity}-{chart.key}") for chart in group)}</div>'
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from dovetail.report.cards import factor, pairs, points
+from dovetail.report.cards import factor, fewer, pairs, points
 from dovetail.report.charts import format_bytes, format_number
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def summary_table(record: Record) -> Table:
     if record.original_accuracy is not None:
         before, change = f"{record.original_accuracy:.2%}", points(record.accuracy - record.original_accuracy)
     table.add_row(Text(record.metric), before, f"{record.accuracy:.2%}", change, "measured")
+    for name in ("macs", "nonzero_macs", "parameters") if record.work is not None else ():
+        now, was = getattr(record.work, name), getattr(record.original_work, name, None)
+        title = {"macs": "MACs", "nonzero_macs": "MACs by nonzero weights"}.get(name, name)
+        table.add_row(
+            title, "" if was is None else f"{was:,}", f"{now:,}", fewer(was or 0, now) if was else "", "exact"
+        )
     for cost, original in pairs(record):
         for name, quantity in cost.quantities.items():
             earlier = original.quantities.get(name) if original is not None else None
@@ -44,6 +50,8 @@ def summary_table(record: Record) -> Table:
                 "" if earlier is None else factor(earlier, quantity, cost.how),
                 cost.how,
             )
+    words = ["No data were given: outputs are compared on noise."] if record.synthetic else []
+    table.caption = Text(" ".join([*words, record.speed]).strip()) if words or record.speed else None
     return table
 
 
