@@ -18,7 +18,8 @@ product over the layers of the energy kept by their first R principal components
 Departs from the paper: where a shortcut is added before the ReLU, the sum is what is approximated, so the layer makes
 up for the error of the shortcut as well. What no sample shows is left as it is (a ridge towards M = I instead of a
 pseudo-inverse). The product of energies is maximised exactly, not greedily. The measured ranks are those of the linear,
-symmetric solution, for speed.
+symmetric solution, for speed. Batch statistics are not taken anew: that undoes the fit. With `reconstruct` off, or
+without data, the factors are those of the weight alone.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Nonlinear(Decomposition):
         return [_unfolded(layer, norm, regression.solve(seen.own, rank), rank) for rank in chosen]
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
-        if context.inputs is None or context.rebuilding:
+        if not self.reconstruct or context.inputs is None or context.rebuilding:
             for path, row in plan.items():
                 network_layers.replace(model, path, self.build(model.get_submodule(path), row["setting"]))
             return model

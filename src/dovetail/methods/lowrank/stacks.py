@@ -1,4 +1,7 @@
-"""Two layers in the place of one, from the factors of its weight."""
+"""Two layers in the place of one, from the factors of its weight.
+
+The second always has a bias (zero where none is given), so that fitting it to responses adds no parameter to a plan.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ def through_channels(layer: nn.Module, left: Tensor, right: Tensor, bias: Tensor
             layer.padding if isinstance(layer.padding, str) else _pair(layer.padding), _pair(layer.dilation),
             bias=False, padding_mode=layer.padding_mode,
         )  # fmt: skip
-        second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias is not None)
+        second = nn.Conv2d(rank, layer.out_channels, 1)
     else:
         assert isinstance(layer, nn.Linear)
         first = nn.Linear(layer.in_features, rank, bias=False)
-        second = nn.Linear(rank, layer.out_features, bias=bias is not None)
+        second = nn.Linear(rank, layer.out_features)
     return stack({"reduce": _filled(first, right, None), "expand": _filled(second, left, bias)})
 
 
@@ -50,7 +53,7 @@ def through_space(layer: nn.Conv2d, vertical: Tensor, horizontal: Tensor, bias: 
     )
     second = nn.Conv2d(
         rank, layer.out_channels, (1, columns), (1, right), beside, (1, wide),
-        bias=bias is not None, padding_mode=layer.padding_mode,
+        padding_mode=layer.padding_mode,
     )  # fmt: skip
     kernels = horizontal.view(layer.out_channels, columns, rank).transpose(1, 2)
     return stack({"vertical": _filled(first, vertical, None), "horizontal": _filled(second, kernels, bias)})
@@ -59,8 +62,8 @@ def through_space(layer: nn.Conv2d, vertical: Tensor, horizontal: Tensor, bias: 
 def _filled(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Conv2d | nn.Linear:
     with torch.no_grad():
         layer.weight.copy_(weight.reshape(layer.weight.shape))
-        if bias is not None and layer.bias is not None:
-            layer.bias.copy_(bias)
+        if layer.bias is not None:
+            layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
     return layer
 
 
