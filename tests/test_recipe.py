@@ -152,8 +152,8 @@ def test_a_budget_given_goes_to_the_first_step_that_takes_one() -> None:
 
 
 def test_a_budget_that_no_step_takes_is_refused_with_those_that_would() -> None:
-    with pytest.raises(RecipeError, match=r"deep_compression takes a budget of macs; the methods that do are .*twice"):
-        Recipe.load("deep_compression").with_budget(Budget(macs=0.3))
+    with pytest.raises(RecipeError, match=r"weight_sharing takes a budget of macs; the methods that do are .*twice"):
+        Recipe.load("weight_sharing").with_budget(Budget(macs=0.3))
     with pytest.raises(RecipeError, match=r"twice takes a sparsity; the methods that do are .*magnitude"):
         Recipe.load("twice").with_budget(0.3)
     with pytest.raises(RecipeError, match=r"magnitude.sparsity must be a fraction in \[0, 1\), got 1.0"):

@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dovetail.errors import RecipeError
+from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake
 from dovetail.methods.method import Context
 from dovetail.methods.prune.magnitude import Magnitude
-from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, largest, scan, share_out
+from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, largest, least_loss, scan, share_out, weight_errors
+from dovetail.networks.table import NETWORKS
+from dovetail.workload import trace
 
-FLAT = Context(loss=lambda model: 0.0, example=torch.zeros(1))
+
+def flat(features: int) -> Context:
+    return Context(loss=lambda model: 0.0, example=torch.rand(1, features))
 
 
 def test_keeps_the_largest() -> None:
@@ -28,19 +33,19 @@ def test_of_equals_keeps_the_first() -> None:
 def test_each_round_removes_the_same_share_of_what_is_left() -> None:
     model = nn.Linear(100, 10)
     method = Magnitude(sparsity=0.875, rounds=3, allocation="uniform")
-    plan = method.plan(model, FLAT)
+    plan = method.plan(model, flat(100))
     for stage, kept in enumerate((500, 250, 125)):
-        method.apply(model, plan, stage, FLAT)
+        method.apply(model, plan, stage, flat(100))
         assert int((model.weight != 0).sum()) == kept
 
 
 def test_pruned_weights_never_return() -> None:
     model = nn.Linear(50, 10)
     method = Magnitude(sparsity=0.8, rounds=4, allocation="uniform")
-    plan = method.plan(model, FLAT)
+    plan = method.plan(model, flat(50))
     dead = torch.zeros(10, 50, dtype=torch.bool)
     for stage in range(4):
-        method.apply(model, plan, stage, FLAT)
+        method.apply(model, plan, stage, flat(50))
         assert not (model.weight[dead] != 0).any()
         dead = model.weight == 0
         model.parametrizations.weight.original.data.add_(torch.randn(10, 50))
@@ -49,23 +54,30 @@ def test_pruned_weights_never_return() -> None:
 def test_kept_fractions_given_by_hand() -> None:
     """The kept fractions of table 2 of the paper give its 267K -> 22K for LeNet-300-100."""
     model = nn.Sequential(nn.Linear(784, 300), nn.Linear(300, 100), nn.Linear(100, 10))
-    method = Magnitude(sparsity=0.5, rounds=1, keep={"0": 0.08, "1": 0.09, "2": 0.26})
-    method.apply(model, method.plan(model, FLAT), 0, FLAT)
+    method = Magnitude(sparsity=0.5, rounds=1, keep={"0": 0.08, "1": 0.09, "2": 0.26}, dead_units=False)
+    method.apply(model, method.plan(model, flat(784)), 0, flat(784))
     kept = [int((layer.weight != 0).sum()) for layer in bake(model)]
     assert kept == [18816, 2700, 260]
     assert sum(kept) == pytest.approx(22_000, rel=0.02)
 
 
-ALEXNET = {
-    "conv1": (34_848, 0.84), "conv2": (307_200, 0.38), "conv3": (884_736, 0.35), "conv4": (663_552, 0.37),
-    "conv5": (442_368, 0.37), "fc6": (37_748_736, 0.09), "fc7": (16_777_216, 0.09), "fc8": (4_096_000, 0.25),
-}  # fmt: skip
+KEPT_PERCENT = {  # tables 4 and 5, layer by layer
+    "alexnet": (84, 38, 35, 37, 37, 9, 9, 25),
+    "vgg16": (58, 22, 34, 36, 53, 24, 42, 32, 27, 34, 35, 29, 36, 4, 4, 23),
+}
 
 
-def test_published_kept_fractions_give_the_published_count() -> None:
-    """Table 4: AlexNet 61M -> 6.7M."""
-    assert sum(n for n, _ in ALEXNET.values()) == pytest.approx(61e6, rel=0.01)
-    assert sum(n * kept for n, kept in ALEXNET.values()) == pytest.approx(6.7e6, rel=0.02)
+@pytest.mark.parametrize(("network", "before", "after"), [("alexnet", 61e6, 6.7e6), ("vgg16", 138e6, 10.3e6)])
+def test_published_kept_fractions_give_the_published_count(network: str, before: float, after: float) -> None:
+    with torch.device("meta"):
+        model = NETWORKS[network].build()
+    weights = [parameter.numel() for parameter in model.parameters() if parameter.ndim > 1]
+    percent = KEPT_PERCENT[network]
+    assert len(weights) == len(percent)
+    assert sum(weights) == pytest.approx(before, rel=0.01)
+    assert sum(n * kept / 100 for n, kept in zip(weights, percent, strict=True)) == pytest.approx(
+        after, rel=0.03
+    )  # rounded percents
 
 
 def test_the_scan_finds_the_layer_that_matters_and_leaves_the_model_alone() -> None:
@@ -88,7 +100,10 @@ def test_the_scan_finds_the_layer_that_matters_and_leaves_the_model_alone() -> N
 )
 def test_shared_fractions_add_up_to_the_sparsity(sparsity: float, rises: list[list[float]]) -> None:
     sizes = {str(i): 100 * (i + 1) for i in range(len(rises))}
-    kept = share_out({str(i): curve for i, curve in enumerate(rises)}, sizes, sparsity)
+    curves = {str(i): curve for i, curve in enumerate(rises)}
+    least = least_loss(curves, sizes, sparsity)
+    assert sum(least[name] * sizes[name] for name in sizes) == pytest.approx((1 - sparsity) * sum(sizes.values()))
+    kept = share_out(curves, sizes, sparsity)
     assert all(0 < fraction <= 1 for fraction in kept.values())
     # A curve may jump straight from nothing to a steep rise; the sum then misses by one step of the bisection.
     assert sum(kept[name] * sizes[name] for name in sizes) == pytest.approx(
@@ -102,13 +117,84 @@ def test_a_sensitive_layer_keeps_more() -> None:
     assert kept["first"] > 0.8 > 0.2 > kept["last"]
 
 
+def test_a_sum_is_made_least() -> None:
+    """Two equal layers, one of which loses twice as much: convex curves share where their slopes are alike."""
+    kept = np.array(KEPT_FRACTIONS)
+    curves = {"a": list((1 - kept) ** 2), "b": list(2 * (1 - kept) ** 2)}
+    found = least_loss(curves, {"a": 100.0, "b": 100.0}, 0.6)
+    assert (1 - found["a"]) / (1 - found["b"]) == pytest.approx(2, rel=0.1)
+    assert found["a"] + found["b"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_without_data_the_relative_error_of_a_weight_stands_in() -> None:
+    model = nn.Linear(10, 1, bias=False)
+    model.weight.data = torch.tensor([[3.0, 1, 1, 1, 1, 1, 1, 1, 1, 1]])
+    curve = weight_errors(model, ["weight"])["weight"]
+    assert curve[KEPT_FRACTIONS.index(0.1)] == pytest.approx(0.5)
+    plan = Magnitude(sparsity=0.5).plan(model, flat(10))
+    assert plan["weight"]["kept"][-1] == pytest.approx(0.5, abs=0.01)
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(512, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("quantity", ["macs", "params"])
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+@pytest.mark.parametrize("allocation", ["least_loss", "sensitivity", "uniform"])
+def test_a_budget_is_met_by_the_nonzero_part(quantity: str, fraction: float, allocation: str) -> None:
+    x = torch.rand(4, 2, 8, 8)
+    model = convolutional()
+    target = model(x).detach()
+    loss = lambda m: float((m(x) - target).detach().square().mean())  # noqa: E731
+    context = Context(loss=loss, probe=loss, example=x[:1])
+    method = Magnitude(budget=Budget(**{quantity: fraction}), rounds=2, allocation=allocation)
+    plan = method.plan(model, context)
+    before = trace(model, x[:1]).nonzero_macs, sum(int((p != 0).sum()) for p in model.parameters())
+    for stage in range(2):
+        model = method.apply(model, plan, stage, context)
+    plain = bake(model)
+    after = trace(plain, x[:1]).nonzero_macs, sum(int((p != 0).sum()) for p in plain.parameters())
+    reached = (after[0] / before[0]) if quantity == "macs" else (after[1] / before[1])
+    assert 0.95 * fraction - 0.02 < reached <= fraction + 0.003
+    for name, row in plan.items():
+        assert row["params"][1] == pytest.approx(int((dict(plain.named_parameters())[name] != 0).sum()), abs=20)
+
+
+def test_a_pruned_network_is_pruned_further_from_what_is_left() -> None:
+    x = torch.rand(1, 2, 8, 8)
+    context = Context(loss=lambda m: 0.0, example=x)
+    model = convolutional()
+    for fraction in (0.5, 0.5):
+        method = Magnitude(budget=Budget(macs=fraction), rounds=1, allocation="uniform")
+        model = method.apply(model, method.plan(model, context), 0, context)
+    total = trace(convolutional(), x).macs
+    assert trace(bake(model), x).nonzero_macs == pytest.approx(0.25 * total, rel=0.02)
+
+
+def test_a_budget_that_cannot_be_met_is_refused() -> None:
+    context = Context(loss=lambda m: 0.0, example=torch.rand(1, 2, 8, 8))
+    with pytest.raises(RecipeError, match=r"macs = 0.1 cannot be met: 0.\d+ of the network is not in the weights"):
+        Magnitude(layers=("0",), budget=Budget(macs=0.1)).plan(convolutional(), context)
+    with pytest.raises(RecipeError, match=r"what magnitude\.keep keeps alone costs more"):
+        Magnitude(keep={"2": 0.9}, budget=Budget(macs=0.2)).plan(convolutional(), context)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"budget": Budget(latency=0.5)}, r"magnitude.budget must be of macs or params .*, got latency"),
         ({"sparsity": 1.0}, r"magnitude.sparsity must be a fraction in \[0, 1\), got 1.0"),
         ({"sparsity": 90}, r"magnitude.sparsity must be a fraction in \[0, 1\), got 90"),
         ({"rounds": 0}, r"magnitude.rounds must be 1 or more, got 0"),
-        ({"allocation": "luck"}, r'magnitude.allocation must be "sensitivity" or "uniform", got \'luck\''),
+        (
+            {"allocation": "luck"},
+            r"magnitude.allocation must be least_loss, sensitivity, uniform, got \'luck\'",
+        ),
         ({"keep": {"fc": 0}}, r"magnitude.keep.fc must be a fraction in \(0, 1\], got 0"),
     ],
 )

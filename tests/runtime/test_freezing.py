@@ -307,7 +307,7 @@ class FixedBatch(nn.Module):
 def test_constraints_say_how_their_weights_are_stored_and_others_are_baked() -> None:
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), parametrizations.weight_norm(nn.Linear(30, 4)))
     method = Magnitude(sparsity=0.9, rounds=1, allocation="uniform", layers=("0",))
-    context = Context(loss=lambda _: 0.0, example=torch.zeros(1))
+    context = Context(loss=lambda _: 0.0, example=torch.zeros(1, 20))
     method.apply(model, method.plan(model, context), 0, context)
     artefact = freeze(model, torch.randn(2, 20))
     assert artefact.tensors["0.weight"].density == pytest.approx(0.1)

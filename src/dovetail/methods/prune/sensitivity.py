@@ -13,9 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.constraint import bake
 
 KEPT_FRACTIONS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
+
+GRID = np.linspace(KEPT_FRACTIONS[-1], 1, 99)
+"""Kept fractions among which `least_loss` chooses, besides the scanned ones."""
 
 Curve = Sequence[float]
 """The rise of the loss at each of KEPT_FRACTIONS."""
@@ -29,8 +33,21 @@ def largest(weight: Tensor, count: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def scan(model: nn.Module, names: Iterable[str], loss: Callable[[nn.Module], float]) -> dict[str, Curve]:
-    """For each named weight, the rise of the loss when that weight alone is pruned to each of KEPT_FRACTIONS."""
+def kept_largest(weight: Tensor, kept: float) -> Tensor:
+    """The boolean mask of that fraction of the entries, at least one, that are largest."""
+    return largest(weight, max(1, round(kept * weight.numel())))
+
+
+def scan(
+    model: nn.Module,
+    names: Iterable[str],
+    loss: Callable[[nn.Module], float],
+    mask: Callable[[Tensor, float], Tensor] = kept_largest,
+) -> dict[str, Curve]:
+    """For each named weight, the rise of the loss when that weight alone is pruned to each of KEPT_FRACTIONS.
+
+    `mask` gives what stays of a weight at a kept fraction.
+    """
     plain = bake(model)
     parameters = dict(plain.named_parameters())
     base = loss(plain)
@@ -40,14 +57,27 @@ def scan(model: nn.Module, names: Iterable[str], loss: Callable[[nn.Module], flo
         original = copy.deepcopy(weight)
         rises = []
         for kept in KEPT_FRACTIONS:
-            weight.copy_(original * largest(original, round(kept * original.numel())))
+            weight.copy_(original * mask(original, kept))
             rises.append(loss(plain) - base)
         weight.copy_(original)
         curves[name] = rises
     return curves
 
 
-def share_out(curves: Mapping[str, Curve], sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
+def weight_errors(
+    model: nn.Module, names: Iterable[str], mask: Callable[[Tensor, float], Tensor] = kept_largest
+) -> dict[str, Curve]:
+    """The stand-in for `scan` where there are no data: the relative squared error of each named weight."""
+    parameters = dict(bake(model).named_parameters())
+    curves: dict[str, Curve] = {}
+    for name in names:
+        squares = parameters[name].detach().double().square()
+        total = float(squares.sum().clamp_min(1e-30))
+        curves[name] = [1 - float((squares * mask(parameters[name], kept)).sum()) / total for kept in KEPT_FRACTIONS]
+    return curves
+
+
+def share_out(curves: Mapping[str, Curve], sizes: Mapping[str, float], sparsity: float) -> dict[str, float]:
     """The fraction of each weight to keep, so that the whole reaches `sparsity` and every layer's loss rises alike.
 
     For a permitted rise d, layer l keeps the smallest fraction k_l(d) whose rise is at most d (the same d for all
@@ -69,12 +99,7 @@ def share_out(curves: Mapping[str, Curve], sizes: Mapping[str, int], sparsity: f
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if total(fractions(middle)) > kept_total else (low, middle)
-    # Where a curve is flat the kept fraction jumps, maybe past the target; what is then missing is shared alike.
-    found = fractions(high)
-    if total(found) < kept_total:
-        excess = (kept_total - total(found)) / max(1e-9, sum(sizes.values()) - total(found))
-        found = {name: kept + excess * (1 - kept) for name, kept in found.items()}
-    return found
+    return _filled_up(fractions(high), sizes, kept_total)
 
 
 def _smallest_kept(curve: Curve, rise: float) -> float:
@@ -86,3 +111,34 @@ def _smallest_kept(curve: Curve, rise: float) -> float:
         return float(fractions[-1])
     span = rises[reached + 1] - rises[reached]
     return float(np.interp(rise, [rises[reached], rises[reached] + span], fractions[reached : reached + 2]))
+
+
+def least_loss(curves: Mapping[str, Curve], sizes: Mapping[str, float], sparsity: float) -> dict[str, float]:
+    """The fraction of each weight to keep, so that the whole reaches `sparsity` and the rises add up to the least.
+
+    The curves are made monotone and interpolated between the scanned fractions; one fraction a layer is then chosen by
+    `allocate`. If even the last scanned fractions keep too much, all layers shrink in proportion, as in `share_out`.
+    """
+    kept_total = (1 - sparsity) * sum(sizes.values())
+    known = np.array([1.0, *KEPT_FRACTIONS])
+    least = known[-1] * sum(sizes.values())
+    if least >= kept_total:
+        return dict.fromkeys(curves, known[-1] * kept_total / least)
+    options = {}
+    for name, curve in curves.items():
+        rises = np.concatenate([[0.0], np.maximum.accumulate(np.maximum(curve, 0.0))])
+        options[name] = [
+            Option(float(kept), kept * sizes[name], float(np.interp(-kept, -known, rises)))
+            for kept in np.union1d(known, GRID)
+        ]
+    chosen = allocate(options, kept_total, "sparsity")
+    return _filled_up({name: option.setting for name, option in chosen.items()}, sizes, kept_total)
+
+
+def _filled_up(found: dict[str, float], sizes: Mapping[str, float], kept_total: float) -> dict[str, float]:
+    """Where a curve is flat the kept fraction jumps, maybe past the target; what is then missing is shared alike."""
+    total = sum(found[name] * sizes[name] for name in sizes)
+    if total >= kept_total:
+        return found
+    excess = (kept_total - total) / max(1e-9, sum(sizes.values()) - total)
+    return {name: kept + excess * (1 - kept) for name, kept in found.items()}
