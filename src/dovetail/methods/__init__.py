@@ -1,7 +1,7 @@
 """Published compression methods, one a file. METHODS lists them all by the name a recipe uses."""
 
 from dovetail.methods.entropy_coding import EntropyCoding
-from dovetail.methods.factorize import BlockConvolution
+from dovetail.methods.factorize import BlockConvolution, Penni
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import Magnitude
@@ -9,7 +9,18 @@ from dovetail.methods.quantize import WeightSharing
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (BlockConvolution, Svd, Nonlinear, Tucker2, Cp, BlockTerm, Magnitude, WeightSharing, EntropyCoding)
+    for method in (
+        BlockConvolution,
+        Svd,
+        Nonlinear,
+        Tucker2,
+        Cp,
+        BlockTerm,
+        Penni,
+        Magnitude,
+        WeightSharing,
+        EntropyCoding,
+    )
 }
 
 __all__ = [
@@ -21,6 +32,7 @@ __all__ = [
     "Magnitude",
     "Method",
     "Nonlinear",
+    "Penni",
     "Svd",
     "Tucker2",
     "WeightSharing",

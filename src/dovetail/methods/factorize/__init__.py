@@ -1,5 +1,6 @@
 """Methods that put something cheaper than a convolution in its place, or write its weight as a product."""
 
 from dovetail.methods.factorize.block_convolution import BlockConvolution
+from dovetail.methods.factorize.penni import Penni
 
-__all__ = ["BlockConvolution"]
+__all__ = ["BlockConvolution", "Penni"]

@@ -49,7 +49,9 @@ class SharedValues(Constraint):
 
     def freeze(self, layout: Layout) -> Layout:
         table = self.table().detach().cpu().numpy()
-        return replace(layout, values=partial(Codebook.encode, table=table))
+        # Factors of the weight below are not factors of the shared values.
+        structure = layout.structure if isinstance(layout.structure, str) else "smallest"
+        return replace(layout, structure=structure, values=partial(Codebook.encode, table=table))
 
 
 class _Lookup(torch.autograd.Function):
