@@ -9,36 +9,39 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dovetail.compression import Compressed, compress, plans
-    from dovetail.data import DATASETS, load_dataset
-    from dovetail.evaluation import Record, evaluate
+    from dovetail.compression import Compressed, compress, plans, preview
+    from dovetail.data import DATASETS, load_dataset, matching
+    from dovetail.evaluation import Record, evaluate, expectations
     from dovetail.formats import FORMATS, Layout
     from dovetail.methods import METHODS
+    from dovetail.methods.budget import Budget
     from dovetail.networks import NETWORKS, load_model
-    from dovetail.recipe import Recipe, builtin_recipes
-    from dovetail.report import inspect_table, profile_tables, summary_table, write_report
+    from dovetail.recipe import Recipe, builtin_recipes, fitting_recipe
+    from dovetail.report import inspect_table, plan_table, profile_tables, summary_table, write_plan, write_report
     from dovetail.runtime import Artefact, Session, export_onnx, load
     from dovetail.runtime.freezing import freeze
     from dovetail.runtime.module import to_torch
-    from dovetail.targets import TARGETS, load_target
+    from dovetail.targets import TARGETS, TIMED, ModuleLatency, load_target
     from dovetail.train import Training, score
+    from dovetail.workload.sparsity import sparsity
     from dovetail.workload.trace import trace
 
 __version__ = importlib.metadata.version("dovetail")
 
 _ROOMS = {
-    "compression": ["Compressed", "compress", "plans"],
-    "data": ["DATASETS", "load_dataset"],
-    "evaluation": ["Record", "evaluate"],
+    "compression": ["Compressed", "compress", "plans", "preview"],
+    "data": ["DATASETS", "load_dataset", "matching"],
+    "evaluation": ["Record", "evaluate", "expectations"],
     "formats": ["FORMATS", "Layout"],
     "methods": ["METHODS"],
+    "methods.budget": ["Budget"],
     "networks": ["NETWORKS", "load_model"],
-    "recipe": ["Recipe", "builtin_recipes"],
-    "report": ["inspect_table", "profile_tables", "summary_table", "write_report"],
+    "recipe": ["Recipe", "builtin_recipes", "fitting_recipe"],
+    "report": ["inspect_table", "plan_table", "profile_tables", "summary_table", "write_plan", "write_report"],
     "runtime": ["Artefact", "Session", "export_onnx", "freeze", "load", "to_torch"],
-    "targets": ["TARGETS", "load_target"],
+    "targets": ["TARGETS", "TIMED", "ModuleLatency", "load_target"],
     "train": ["Training", "score"],
-    "workload": ["trace"],
+    "workload": ["sparsity", "trace"],
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -48,9 +51,12 @@ __all__ = [
     "METHODS",
     "NETWORKS",
     "TARGETS",
+    "TIMED",
     "Artefact",
+    "Budget",
     "Compressed",
     "Layout",
+    "ModuleLatency",
     "Recipe",
     "Record",
     "Session",
@@ -58,19 +64,26 @@ __all__ = [
     "builtin_recipes",
     "compress",
     "evaluate",
+    "expectations",
     "export_onnx",
+    "fitting_recipe",
     "freeze",
     "inspect_table",
     "load",
     "load_dataset",
     "load_model",
     "load_target",
+    "matching",
+    "plan_table",
     "plans",
+    "preview",
     "profile_tables",
     "score",
+    "sparsity",
     "summary_table",
     "to_torch",
     "trace",
+    "write_plan",
     "write_report",
 ]
 

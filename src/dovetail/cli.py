@@ -6,7 +6,7 @@ import inspect
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dovetail
-from dovetail.errors import DataError, DovetailError, ModelError
+from dovetail.errors import DataError, DovetailError, ModelError, RecipeError
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from safetensors import numpy as safetensors
 
     from dovetail import train as training_room
+    from dovetail.compression import Compressed
     from dovetail.data import Dataset
     from dovetail.networks import LoadedModel
+    from dovetail.recipe import Recipe
     from dovetail.runtime import files
+    from dovetail.targets import ModuleLatency, Target
 else:
     torch, safetensors = lazy("torch"), lazy("safetensors.numpy")
     training_room, files = lazy("dovetail.train"), lazy("dovetail.runtime.files")
@@ -37,6 +40,9 @@ ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
 Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
 Targets = Annotated[list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all.")]
+InputShape = Annotated[
+    str | None, typer.Option(help="The shape of one input, as 3x64x256, where the file leaves it open.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; else PyTorch's choice.")]
 
 app = typer.Typer(
@@ -89,8 +95,29 @@ def options(
 @app.command()
 def compress(
     model: Model,
-    recipe: Annotated[str, typer.Option(help="A recipe's name or a .toml file.")] = "deep_compression",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A recipe's name, a .toml file, or a method's name (one step, retrained as fits its kind). "
+            "Default: deep_compression; with a budget, channels, or lowrank where nothing is retrained."
+        ),
+    ] = None,
+    macs: Annotated[float | None, typer.Option(help="Keep this fraction of the multiply-accumulates.")] = None,
+    params: Annotated[float | None, typer.Option(help="Keep this fraction of the parameters.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Set this fraction of the weights to zero.")] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="Keep this fraction of the latency, measured here on --target (onnxruntime or torch)."),
+    ] = None,
     data: Data = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of a few images: layers are fitted to what the original makes of them, labels and "
+            "retraining left out. Without any data, outputs are compared on noise."
+        ),
+    ] = None,
+    input_shape: InputShape = None,
     out: Annotated[Path, typer.Option(help="The folder for model.dvt, record.json and report.html.")] = Path("out"),
     weights: Weights = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same file.")] = 0,
@@ -100,21 +127,28 @@ def compress(
         typer.Option(help="Where --max-drop is measured; test if the network was trained on the whole training set."),
     ] = "validation",
     target: Targets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what each step would do.")] = False,
+    no_training: Annotated[bool, typer.Option("--no-training", help="Leave out all retraining.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the plan: a table, what it will come to, plan.html and .png.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard the run that OUT holds, and begin anew.")] = False,
     threads: Threads = None,
 ) -> None:
     """Compress a network by a recipe. A run that was stopped goes on when the same command is given again."""
     targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
-    steps = dovetail.Recipe.load(recipe)
+    budget = _budget({"macs": macs, "params": params, "sparsity": sparsity, "latency": latency})
+    named = dovetail.Recipe.load(recipe or "deep_compression") if recipe or budget is None else None
     if threads is not None:
         torch.set_num_threads(threads)
     if weights is None and model in dovetail.NETWORKS and dovetail.NETWORKS[model].weights is None:
         raise ModelError(f"Network {model} comes without trained weights; give it some with --weights")
-    network, dataset = _load(model, weights, data)
+    network = _shaped(dovetail.load_model(model, weights), input_shape)
+    dataset = _some_data(network, data, images)
+    untrained = no_training or dataset.synthetic or images is not None
+    steps = _steps(named, budget, untrained=untrained, target=target)
+    measure = dovetail.ModuleLatency(_timed(target))
     if dry_run:
-        for number, (method, plan) in enumerate(dovetail.plans(network.module, dataset, steps), 1):
-            _show(f"step {number}: {method.name}", [{"weight": name, **row} for name, row in plan.items()])
+        _show_plan(network, dataset, steps, measure, out)
         return
     if fresh and (out / "run").exists():
         shutil.rmtree(out / "run")
@@ -127,11 +161,78 @@ def compress(
             seed=seed,
             max_drop=max_drop,
             judge=judge,
+            latency=measure,
             folder=out / "run",
             progress=progress,
         )
     for undone in (entry for entry in compressed.history if not entry.kept):
         messages.print(f"{undone.method}, round {undone.stage + 1}, lost more than {max_drop} points and was undone.")
+    _write(compressed, network, targets, out)
+
+
+def _budget(given: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """The one quantity that is given, with its fraction."""
+    found = [(name, value) for name, value in given.items() if value is not None]
+    if len(found) > 1:
+        raise RecipeError(f"a budget is one of {', '.join(f'--{n}' for n in given)}, got {len(found)} of them")
+    return found[0] if found else None
+
+
+def _steps(
+    named: "Recipe | None", budget: tuple[str, float] | None, *, untrained: bool, target: list[str] | None
+) -> "Recipe":
+    """The recipe named, or one that fits the budget, with the budget in it."""
+    steps = named
+    if budget is not None:
+        quantity, fraction = budget
+        limit = fraction if quantity == "sparsity" else dovetail.Budget(**{quantity: fraction})
+        steps = (named or dovetail.fitting_recipe(quantity, retrained=not untrained)).with_budget(limit)
+        if quantity == "latency":
+            steps = replace(steps, changes=(*steps.changes, "--target", _timed(target)))
+    assert steps is not None
+    return steps.without_training() if untrained else steps
+
+
+def _timed(target: list[str] | None) -> str:
+    """The target on which a budget of latency is measured: the first named that times modules."""
+    return next((name for name in target or [] if name in dovetail.TIMED), dovetail.TIMED[0])
+
+
+def _some_data(network: "LoadedModel", data: str | None, images: str | None) -> "Dataset":
+    """The data given, or the network's own, or noise."""
+    if images is not None:
+        if data is not None:
+            raise DataError("--data and --images exclude each other: the former retrains, the latter does not")
+        dataset = _fitting(images, network)
+        return replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
+    if data or network.dataset:
+        return _fitting(data or str(network.dataset), network)
+    if network.input_shape is None:
+        raise DataError(
+            f"{network.name} does not say what data it is for, nor what it takes; name a data set or a folder with "
+            "--data, a folder of a few images with --images, or the shape of one input with --input-shape 3x224x224"
+        )
+    messages.print("No data were given: outputs are compared with the original's on noise, and nothing is retrained.")
+    return _fitting("noise", network)
+
+
+def _show_plan(
+    network: "LoadedModel", dataset: "Dataset", steps: "Recipe", measure: "ModuleLatency", out: Path
+) -> None:
+    with messages.status("planning"):
+        seen = dovetail.preview(network.module, dataset, steps, measure)
+        words = dovetail.expectations(network.module, seen, dataset.example(), [measure.target])
+    titled = [(f"step {number}: {method.name}", plan) for number, (method, plan) in enumerate(seen.steps, 1)]
+    for title, plan in titled:
+        console.print(dovetail.plan_table(title, plan))
+    for sentence in words:
+        console.print(Text(sentence))
+    print(dovetail.write_plan(titled, words, out))
+
+
+def _write(compressed: "Compressed", network: "LoadedModel", targets: list["Target"], out: Path) -> None:
+    """Freeze, evaluate and report."""
+    dataset = compressed.dataset
     artefact = dovetail.freeze(
         compressed.model,
         dataset.example(),
@@ -163,6 +264,9 @@ def evaluate(
     name = data or _dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
     dataset = dovetail.load_dataset(name, tuple(side for side in session.input_shape if side) or None)
     network = dovetail.load_model(original, weights).module if original else None
+    if dataset.task.targets_from_original and not dataset.synthetic:
+        outputs = torch.from_numpy(session(dataset.example().contiguous().numpy()))
+        dataset = replace(dataset, task=dovetail.matching(outputs))
     with messages.status("evaluating") as status:
         record = dovetail.evaluate(
             session.artefact, dataset, targets, original=network, limit=limit, progress=status.update
@@ -177,18 +281,19 @@ def profile(
     model: Model,
     data: Data = None,
     weights: Weights = None,
+    input_shape: InputShape = None,
     batch: Annotated[int, typer.Option(min=1, help="How many inputs to run at once.")] = 1,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the layers as comma-separated values.")] = False,
 ) -> None:
-    """Show what a network computes: operations, parameters, activations and zeros, by kind and by layer."""
-    network = dovetail.load_model(model, weights)
+    """Show what a network computes: operations, parameters, activations and zeros, by kind, by layer and by place."""
+    network = _shaped(dovetail.load_model(model, weights), input_shape)
     if data is not None:
         inputs = _fitting(data, network).example(batch)
     elif network.input_shape is not None:
         inputs = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
         messages.print("The input is random, so densities of activations mean little; --data gives real input.")
     else:
-        raise DataError(f"{network.name} does not say what input it takes; give real input with --data")
+        raise DataError(f"{network.name} does not say what input it takes; give --input-shape, or data with --data")
     workload = dovetail.trace(network.module, inputs)
     if as_csv:
         rows = [asdict(row) for row in workload.by_layer()]
@@ -196,7 +301,7 @@ def profile(
         writer.writeheader()
         writer.writerows(rows)
         return
-    console.print(*dovetail.profile_tables(workload))
+    console.print(*dovetail.profile_tables(workload, dovetail.sparsity(network.module, workload)))
 
 
 @app.command("inspect")
@@ -287,11 +392,32 @@ def _dataset_of(name: Any, whose: str) -> str:
     return str(name)
 
 
+def _shaped(network: "LoadedModel", shape: str | None) -> "LoadedModel":
+    """The network, told what one input is like."""
+    if shape is None:
+        return network
+    sides = tuple(int(side) for side in shape.split("x") if side.isascii() and side.isdigit())
+    if len(sides) != shape.count("x") + 1 or min(sides) < 1:
+        raise DataError(f"--input-shape is channels, height and width as in 3x224x224, got {shape!r}")
+    return replace(network, input_shape=sides)
+
+
 def _fitting(data: str, network: "LoadedModel") -> "Dataset":
     """The data set, once the network was seen to run on its first image."""
     dataset = dovetail.load_dataset(data, network.input_shape)
     dovetail.trace(network.module, dataset.example())
+    if dataset.task.targets_from_original and not dataset.synthetic:
+        dataset = replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
     return dataset
+
+
+def _outputs(network: "LoadedModel", dataset: "Dataset") -> "torch.Tensor":
+    """What the network makes of the first image."""
+    with torch.no_grad():
+        outputs = network.module(dataset.example())
+    if not isinstance(outputs, torch.Tensor):
+        raise ModelError(f"{network.name} gives {len(outputs)} outputs; a network that gives one tensor is expected")
+    return outputs
 
 
 def _progress() -> Progress:

@@ -17,20 +17,23 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from dovetail.compression import Preview
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
 from dovetail.errors import DovetailError, ModelError
 from dovetail.formats import Format
 from dovetail.methods import METHODS
-from dovetail.methods.method import Kind
+from dovetail.methods.method import Kind, weight_tensors
 from dovetail.recipe import builtin_recipes
 from dovetail.runtime import Artefact, Session, freeze, to_torch
-from dovetail.targets import Cost, Target, load_target
+from dovetail.targets import Cost, Target, Timing, load_target, module_latency
 from dovetail.train import score
 from dovetail.workload import trace
 
 RECORD_VERSION = 1
 COST_BATCH = 32
+
+PREVIEW_TIMING = Timing(warm_up=5, runs=50, seconds=0.3)
 
 FASTER = 1.1
 """How many times less a latency must be to be called less: layers of the same work differ by as much."""
@@ -242,6 +245,30 @@ def in_words(kinds: Collection[Kind], times: Mapping[str, float], layers: tuple[
         more = f", and {layers[1]} layers have more of it than {layers[0]}"
     reason = f"layers this small take their time for being called and for moving data, not for multiplying{more}"
     return f"Latency hardly falls, if at all: faster by {found}, measured; {reason}."
+
+
+def expectations(
+    original: nn.Module, preview: Preview, inputs: Tensor, targets: Sequence[str] = ("onnxruntime",)
+) -> list[str]:
+    """What a recipe will come to, in sentences, judged by the network with its plans applied and nothing retrained."""
+    networks = [(network, freeze(network, inputs)) for network in (original, preview.model)]
+    counted = [work(artefact, inputs) for _, artefact in networks]
+    kinds = {method.kind for method, _ in preview.steps}
+    words = []
+    before, after = counted
+    if before is not None and after is not None:
+        words.append(
+            f"Multiply-accumulates of one input: {before.macs:,} → {after.macs:,} ({after.macs / before.macs:.1%}), "
+            f"{after.nonzero_macs:,} of them by weights that are not zero; "
+            f"parameters: {before.parameters:,} → {after.parameters:,} ({after.parameters / before.parameters:.1%})."
+        )
+    times = {}
+    if {"shrink", "rebuild"} & kinds:
+        for target in targets:
+            seconds = [module_latency(network, inputs, target, PREVIEW_TIMING) for network, _ in networks]
+            times[target] = seconds[0] / seconds[1]
+    layers = [len(list(weight_tensors(network))) for network, _ in networks]
+    return [*words, in_words(kinds, times, (layers[0], layers[1]))]
 
 
 def _kinds(provenance: Mapping[str, Any]) -> set[Kind]:

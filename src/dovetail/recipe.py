@@ -130,6 +130,17 @@ class Recipe:
         return self if steps == self.steps else replace(self, steps=steps, changes=(*self.changes, "--no-training"))
 
 
+def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
+    """What to take for a budget of "macs", "params", "latency" or "sparsity" when no recipe is named.
+
+    Single weights are pruned for sparsity. For the rest channels are removed where the network can be retrained, and
+    layers are decomposed where not: a decomposition loses less at first, and fewer channels are faster.
+    """
+    if quantity == "sparsity":
+        return Recipe.load("deep_compression")
+    return Recipe.load("channels" if retrained and "channels" in builtin_recipes() else "lowrank")
+
+
 def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
