@@ -81,8 +81,8 @@ class Decomposition(Method):
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         if context.inputs is not None and not context.rebuilding:
             context = replace(context, original=target_network(model, list(plan), context))
-        for path, row in plan.items():
-            [stack] = self.solve(model, path, [row["setting"]], context)
+        stacks = {path: self.solve(model, path, [row["setting"]], context)[0] for path, row in plan.items()}
+        for path, stack in stacks.items():
             if context.inputs is not None:
                 give_bias(stack[-1])
             network_layers.replace(model, path, stack)
