@@ -156,7 +156,8 @@ class TestCommands:
         assert sum(int(row["macs"]) for row in rows) == pytest.approx(40.8e6, rel=0.01)  # arXiv:1512.03385: 41M
         assert sum(int(row["parameters"]) for row in rows) == pytest.approx(0.27e6, rel=0.01)
         assert run("profile", NETWORK, "--data", DATA) == 0
-        assert "By layer" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "By layer" in shown and "Where the zeros are" in shown
 
     def test_train_writes_weights_that_load(self, tmp_path: Path) -> None:
         weights = tmp_path / "w.safetensors"

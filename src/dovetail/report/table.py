@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dovetail.evaluation import Record
     from dovetail.runtime import Artefact
     from dovetail.targets import Quantity
-    from dovetail.workload import Summary, Workload
+    from dovetail.workload import Sparsity, Summary, Workload
 
 
 def summary_table(record: Record) -> Table:
@@ -89,15 +90,31 @@ def inspect_table(artefact: Artefact) -> Table:
     return table
 
 
-def profile_tables(workload: Workload) -> tuple[Table, Table]:
-    """What a network computes: by layer, and by kind of operation."""
+def profile_tables(workload: Workload, zeros: Sequence[Sparsity] = ()) -> tuple[Table, ...]:
+    """What a network computes: by layer, and by kind of operation; given `zeros`, also where they are."""
     layers = _profile("By layer", "layer", [(row.name or "(network)", row) for row in workload.by_layer()])
     kinds = _profile("By kind of operation", "operations", [(str(row.operations), row) for row in workload.by_kind()])
     totals = workload.totals
     for table in (layers, kinds):
         table.add_section()
         table.add_row(*_profile_cells("total", totals, kind=""), style="bold")
-    return layers, kinds
+    return (layers, kinds, _zeros(zeros)) if zeros else (layers, kinds)
+
+
+def _zeros(rows: Sequence[Sparsity]) -> Table:
+    """Zeros by the shape of hardware or layer that could leave them out."""
+    names = ("density of weights", "structured zeros", "other zeros", "zero outputs", "zero inputs", "zero kernels")
+    table = _table(
+        "Where the zeros are",
+        ("weight", "left"),
+        *((name, "right") for name in (*names, "zero 4 x 4 blocks", "2:4", "1:4", "density of inputs")),
+    )
+    for row in rows:
+        found = row.weight
+        parts = (found.density, found.structured, found.unstructured, found.zero_outputs, found.zero_inputs)
+        regular = (found.zero_kernels, found.zero_blocks, found.two_of_four, found.one_of_four)
+        table.add_row(Text(row.name), *map(_share, (*parts, *regular, row.input_density)))
+    return table
 
 
 def _profile(title: str, first: str, rows: list[tuple[str, Summary]]) -> Table:
