@@ -8,6 +8,7 @@ is least under the budget. Without data the rise is replaced by the relative squ
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.budget import Budget
 from dovetail.methods.layers import Call, called
 from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
-from dovetail.methods.reconstruction import reestimate_norms, refit
+from dovetail.methods.reconstruction import refit, settle_norms
 from dovetail.workload.trace import trace
 
 Setting = dict[str, Any]
@@ -89,7 +90,8 @@ class Decomposition(Method):
         if self.reconstruct and context.inputs is not None and not context.rebuilding:
             for path in plan:
                 self.repair(model, path, context)
-            reestimate_norms(model, context.inputs)
+            assert context.original is not None
+            settle_norms(model, context.original, context.inputs)
         return model
 
     def repair(self, model: nn.Module, path: str, context: Context) -> None:
@@ -132,6 +134,13 @@ class Decomposition(Method):
         total = self._whole(model, context)
         rest = total - sum(options[0].cost for options in scan.values())
         wanted = self.budget.fraction * total
+        least = rest + sum(min(option.cost for option in options) for options in scan.values())
+        if least > wanted:
+            reached = math.ceil(1000 * least / total) / 1000
+            raise RecipeError(
+                f"the {what} cannot be met by {self.name}: {reached:g} is the closest it comes, for {rest / total:.1%} "
+                "are in layers that it does not take"
+            )
         if self.budget.quantity != "latency":
             return allocate(scan, wanted - rest, f"{what} of {total:.4g} (of which {rest:.4g} are in other layers)")
         limit = wanted - rest

@@ -7,6 +7,8 @@ Accelerating Very Deep Convolutional Networks for Classification and Detection. 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -70,3 +72,22 @@ def reestimate_norms(model: nn.Module, inputs: Tensor) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def settle_norms(model: nn.Module, original: nn.Module, inputs: Tensor) -> None:
+    """`reestimate_norms`, if the network's outputs come closer to the original's by it.
+
+    After layers were fitted to the original's responses it can do harm: least squares shrinks what it cannot explain,
+    and statistics taken anew blow it up again. (ResNet-20 at a third of the MACs by svd: 57.5 % before, 50.9 % after.)
+    """
+    trial = copy.deepcopy(model)
+    reestimate_norms(trial, inputs)
+    before, after = (_distance(network, original, inputs) for network in (model, trial))
+    if after < before:
+        model.load_state_dict(trial.state_dict())
+
+
+def _distance(model: nn.Module, original: nn.Module, inputs: Tensor) -> float:
+    model.eval()
+    with torch.no_grad():
+        return sum(float((model(x) - original(x)).square().sum()) for x in torch.split(inputs, BATCH))
