@@ -126,7 +126,8 @@ class TestCommands:
         folder = tmp_path / "out"
         assert run("compress", NETWORK, "--recipe", recipe, "--data", DATA, "--out", folder, "--dry-run") == 0
         shown = capsys.readouterr().out
-        assert "step 1: magnitude" in shown and "conv1.weight" in shown and not folder.exists()
+        assert "step 1: magnitude" in shown and "conv1.weight" in shown and "The file shrinks" in shown
+        assert sorted(file.name for file in folder.iterdir()) == ["plan.html", "plan.png"]
 
     def test_evaluate_writes_a_record_that_report_shows(self, out: Path, tmp_path: Path) -> None:
         record = tmp_path / "again.json"

@@ -33,6 +33,7 @@ NOTE = {
     "outputs on noise.",
 }
 LONGEST_LIST = 4
+MILLION = 1e6
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,28 @@ def _charts(title: str, number: int, plan: Plan) -> list[Chart]:
     """Before and after by layer, and the sensitivities."""
     rows = list(_rows(plan))
     found = []
-    for field, name in (("macs", "MACs"), ("params", "Parameters")):
+    for field, name in (("macs", "MACs"), ("params", "parameters")):
         having = [(row.layer, pair) for row in rows if (pair := getattr(row, field)) is not None]
         if having:
+            millions = max(before for _, (before, _) in having) >= MILLION
+            scale, unit = (MILLION, f"million {name}") if millions else (1, name)
             series = tuple(
-                Series(when, tuple(float(pair[side]) for _, pair in having), colour)
+                Series(when, tuple(pair[side] / scale for _, pair in having), colour)
                 for side, (when, colour) in enumerate((("before", BEFORE), ("after", AFTER)))
             )
-            texts = tuple(" → ".join(map(format_number, pair)) for _, pair in having)
+            texts = tuple(" → ".join(format_number(end / scale) for end in pair) for _, pair in having)
             labels = tuple(layer for layer, _ in having)
             found.append(
-                Chart(f"{field}{number}", f"{name} by layer, {title}", NOTE[field], "bars", labels, series, name, texts)
+                Chart(
+                    f"{field}{number}",
+                    f"{name[0].upper()}{name[1:]} by layer, {title}",
+                    NOTE[field],
+                    "bars",
+                    labels,
+                    series,
+                    unit,
+                    texts,
+                )
             )
     rises = [(row.layer, row.loss_rise) for row in rows if row.loss_rise is not None]
     if rises:
