@@ -4,7 +4,7 @@ from dovetail.methods.entropy_coding import EntropyCoding
 from dovetail.methods.factorize import BlockConvolution, Penni
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
-from dovetail.methods.prune import Magnitude
+from dovetail.methods.prune import NM, Complementary, Magnitude, Obd, Pattern
 from dovetail.methods.quantize import WeightSharing
 
 METHODS: dict[str, type[Method]] = {
@@ -18,6 +18,10 @@ METHODS: dict[str, type[Method]] = {
         BlockTerm,
         Penni,
         Magnitude,
+        Obd,
+        NM,
+        Pattern,
+        Complementary,
         WeightSharing,
         EntropyCoding,
     )
@@ -25,13 +29,17 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "METHODS",
+    "NM",
     "BlockConvolution",
     "BlockTerm",
+    "Complementary",
     "Cp",
     "EntropyCoding",
     "Magnitude",
     "Method",
     "Nonlinear",
+    "Obd",
+    "Pattern",
     "Penni",
     "Svd",
     "Tucker2",

@@ -11,9 +11,10 @@ Departs from the paper: the scan is on the loss, which is smoother than accuracy
 layer's kept fraction directly (t_l is then the fraction's quantile of |W_l|), chosen so that the layers together reach
 the sparsity or budget asked for. The paper permits every layer the same loss ("sensitivity"); by default the sum of the
 losses is made least instead ("least_loss"): ResNet-20 (92 % on CIFAR-10) then still has 76 % at 70 % sparsity without
-retraining, against 58 % (uniform: 53 %), and 46 % at 80 %, against 14 % (uniform: 24 %). Each of R rounds
-removes the same share of what is left: where k is to stay in the end, round r keeps k^((r + 1) / R), of every layer or
-("sensitivity") of all together, shared out anew. Biases and normalisation are not pruned. Pruned weights never return. Weights that have lost their path to the output go too (`dead_units`).
+retraining, against 58 % (uniform: 53 %), and 46 % at 80 %, against 14 % (uniform: 24 %). Each of R rounds removes
+the same share of what is left: where k is to stay in the end, round r keeps k^((r + 1) / R), of every layer or
+("sensitivity") of all together, shared out anew. Biases and normalisation are not pruned. Pruned weights never return.
+Weights that have lost their path to the output go too (`dead_units`).
 """
 
 from __future__ import annotations
@@ -115,11 +116,11 @@ class Magnitude(Method):
         last = by_hand | self._share(curves, free, 1 - target)
         for stage in range(self.rounds):
             exponent = (stage + 1) / self.rounds
-            kept = {name: fraction**exponent for name, fraction in last.items()}
+            stay = {name: fraction**exponent for name, fraction in last.items()}
             if self.allocation == "sensitivity":
-                kept |= self._share(curves, free, 1 - target**exponent)
+                stay |= self._share(curves, free, 1 - target**exponent)
             for name, row in plan.items():
-                row["kept"].append(kept[name])
+                row["kept"].append(stay[name])
         return {name: row | sizes.weights[name].row(row["kept"][-1]) for name, row in plan.items()}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
