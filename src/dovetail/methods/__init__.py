@@ -1,15 +1,19 @@
 """Published compression methods, one a file. METHODS lists them all by the name a recipe uses."""
 
+from dovetail.methods.channels.channels import Channels
 from dovetail.methods.entropy_coding import EntropyCoding
-from dovetail.methods.factorize import BlockConvolution, Penni
+from dovetail.methods.factorize import BlockConvolution, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
-from dovetail.methods.prune import NM, Complementary, Magnitude, Obd, Pattern
+from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
 from dovetail.methods.quantize import WeightSharing
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
+        Channels,
+        Slimming,
+        Lasso,
         BlockConvolution,
         Svd,
         Nonlinear,
@@ -22,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
         NM,
         Pattern,
         Complementary,
+        SmartDeal,
         WeightSharing,
         EntropyCoding,
     )
@@ -32,15 +37,19 @@ __all__ = [
     "NM",
     "BlockConvolution",
     "BlockTerm",
+    "Channels",
     "Complementary",
     "Cp",
     "EntropyCoding",
+    "Lasso",
     "Magnitude",
     "Method",
     "Nonlinear",
     "Obd",
     "Pattern",
     "Penni",
+    "Slimming",
+    "SmartDeal",
     "Svd",
     "Tucker2",
     "WeightSharing",

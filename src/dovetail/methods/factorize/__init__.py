@@ -2,5 +2,6 @@
 
 from dovetail.methods.factorize.block_convolution import BlockConvolution
 from dovetail.methods.factorize.penni import Penni
+from dovetail.methods.factorize.smartdeal import SmartDeal
 
-__all__ = ["BlockConvolution", "Penni"]
+__all__ = ["BlockConvolution", "Penni", "SmartDeal"]
