@@ -1,9 +1,11 @@
 """Pruning: methods that set weights to zero."""
 
 from dovetail.methods.prune.complementary import Complementary
+from dovetail.methods.prune.lasso import Lasso
 from dovetail.methods.prune.magnitude import Magnitude
 from dovetail.methods.prune.n_m import NM
 from dovetail.methods.prune.obd import Obd
 from dovetail.methods.prune.pattern import Pattern
+from dovetail.methods.prune.slimming import Slimming
 
-__all__ = ["NM", "Complementary", "Magnitude", "Obd", "Pattern"]
+__all__ = ["NM", "Complementary", "Lasso", "Magnitude", "Obd", "Pattern", "Slimming"]
