@@ -138,7 +138,7 @@ def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
     """
     if quantity == "sparsity":
         return Recipe.load("deep_compression")
-    return Recipe.load("channels" if retrained and "channels" in builtin_recipes() else "lowrank")
+    return Recipe.load("channels" if retrained else "lowrank")
 
 
 def of_method(name: str) -> Recipe:
