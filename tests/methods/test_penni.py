@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from torch.nn import functional
 
 from dovetail.errors import RecipeError
 from dovetail.methods.budget import Budget
+from dovetail.methods.channels import dependencies, mask
 from dovetail.methods.constraint import Step, bake, constraints, find, layouts
 from dovetail.methods.factorize.kernels import above, decompose, two_step_macs, used_maps
 from dovetail.methods.factorize.penni import Penni, accepts, measure, nonzero_macs
+from dovetail.methods.factorize.redundant import redundant
 from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.methods.method import Context
 from dovetail.methods.prune.magnitude import Mask
+from dovetail.networks import load_model
 from dovetail.networks.table import NETWORKS
 from dovetail.workload.trace import trace
 
@@ -232,6 +236,82 @@ def test_bad_configurations() -> None:
         Penni(basis=0)
     with pytest.raises(RecipeError, match=r"penni\.budget must be of macs or params"):
         Penni(budget=Budget(latency=0.5))
+
+
+# D: shrinking.
+
+
+def pruned_residual() -> nn.Module:
+    """ResNet-8 with shared kernels, some channels dead: not read, not made, and a chain of both."""
+    model = load_model("resnet8_fashion").module
+    method = Penni(threshold=0.0)
+    context = Context(loss=lambda model: 0.0, example=torch.zeros(1, 1, 28, 28))
+    plan = method.plan(model, context)
+    for stage in range(2):
+        model = method.apply(model, plan, stage, context)
+    kill(model, "layer1.0.conv2.weight", inputs=[1, 5])  # nobody reads 1 and 5 of conv1
+    kill(model, "layer2.0.conv1.weight", outputs=[0, 7, 8])  # 0, 7 and 8 are not made
+    kill(model, "layer3.0.conv1.weight", outputs=range(1, 64))
+    kill(model, "layer3.0.conv2.weight", kernel=4)
+    return model
+
+
+def kill(
+    model: nn.Module, name: str, inputs: Sequence[int] = (), outputs: Sequence[int] = (), kernel: int = -1
+) -> None:
+    held = find(model, name, SharedKernels)
+    assert held is not None
+    held.mask[:, list(inputs)] = False
+    held.mask[list(outputs)] = False
+    if kernel >= 0:
+        held.mask[:, :, kernel] = False
+
+
+RESNET = Context(loss=lambda model: 0.0, example=torch.zeros(1, 1, 28, 28))
+
+
+def test_the_shrunk_network_is_the_masked_one() -> None:
+    model = pruned_residual()
+    method = Penni()
+    plan = {f"{path}.weight": {"basis": 5} for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    plan = method.refine(model, plan, 2, RESNET)
+    plain = bake(model)
+    found = dependencies(plain, RESNET.example)
+    mask(found, {name: row["removed"] for name, row in plan.items() if "removed" in row})
+    shrunk = method.apply(model, plan, 2, RESNET)
+    x = torch.randn(4, 1, 28, 28, generator=GENERATOR)
+    with torch.no_grad():
+        assert torch.allclose(shrunk.eval()(x), plain.eval()(x), atol=1e-5)
+    assert shrunk.get_submodule("layer1.0.conv1").weight.shape[0] == 14
+    assert shrunk.get_submodule("layer2.0.conv1").weight.shape[0] == 29
+    assert shrunk.get_submodule("layer2.0.conv2").weight.shape[1] == 29
+    assert shrunk.get_submodule("layer3.0.conv1").weight.shape[0] == 1
+    assert find(shrunk, "layer3.0.conv2.weight", SharedKernels).basis.shape == (4, 9)
+
+
+def test_channels_that_are_only_unread_go_without_a_change() -> None:
+    model = load_model("resnet8_fashion").module
+    method = Penni(threshold=0.0)
+    plan = method.plan(model, RESNET)
+    for stage in range(2):
+        model = method.apply(model, plan, stage, RESNET)
+    kill(model, "layer1.0.conv2.weight", inputs=[1, 5])
+    x = torch.randn(4, 1, 28, 28, generator=GENERATOR)
+    with torch.no_grad():
+        expected = model.eval()(x)
+        shrunk = method.apply(model, method.refine(model, plan, 2, RESNET), 2, RESNET)
+        assert torch.allclose(shrunk.eval()(x), expected, atol=1e-5)
+    again = method.refine(shrunk, plan, 2, RESNET)
+    assert not [row for row in again.values() if "removed" in row]  # nothing more goes
+
+
+def test_what_goes_frees_others() -> None:
+    """a makes 0 for b alone, whose output 0 nobody reads: both go. One pass finds the second only."""
+    chain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3))
+    with torch.no_grad():
+        chain[2].weight[1:, 0] = 0  # only output 0 reads channel 0
+        chain[4].weight[:, 0] = 0  # nobody reads output 0
+    assert redundant(dependencies(chain, torch.zeros(1, 2, 9, 9))) == {"0": [0], "2": [0]}
 
 
 # Counts.

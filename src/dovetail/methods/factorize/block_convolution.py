@@ -16,7 +16,7 @@ merge) or their size is (`size`: maps no larger than that stay whole).
 Departs from the paper: a stride stays a stride (the released code puts a maximum pooling in its place), with blocks
 that are multiples of it; where a map does not divide, the last block is smaller, as if it had been cut out; and a
 layer that pads less than its window reaches leaves out the outputs at the map's edge that it never had. Batch
-statistics are estimated anew afterwards; the weights stay the trained ones, to be fine-tuned.
+statistics are estimated anew afterwards, if that helps; the weights stay the trained ones, to be fine-tuned.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.nn import functional
 from dovetail.errors import ModelError
 from dovetail.methods.layers import Call, called
 from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.reconstruction import reestimate_norms
+from dovetail.methods.reconstruction import reestimate_norms, settle_norms
 
 PADDINGS = ("zeros", "replicate", "reflect")
 
@@ -167,7 +167,10 @@ class BlockConvolution(Method):
             else:
                 model.set_submodule(path, blocked)
         if context.inputs is not None and not context.rebuilding:
-            reestimate_norms(model, context.inputs)
+            if context.original is None:
+                reestimate_norms(model, context.inputs)
+            else:
+                settle_norms(model, context.original, context.inputs)
         return model
 
     def _row(self, call: Call) -> dict[str, Any] | None:

@@ -19,9 +19,9 @@ and the basis; and `nonzero_macs` counts what hardware that skips zeros would do
 
 Departs from the paper: the SVD is not centred (the released code centres it and then loses the mean); biases are kept;
 the basis maps that no output reads are not counted (after D few are left); a dead output channel's constant is set to
-zero before it goes, and batch statistics are estimated anew after each round; the released counter's operations of 1x1
-convolutions (C H instead of P Q for each weight) are corrected. With a budget, s is chosen layer by layer from the
-measured rise of the loss.
+zero before it goes, and batch statistics are estimated anew after each round, if that helps; the released counter's
+operations of 1x1 convolutions (C H instead of P Q for each weight) are corrected. With a budget, s is chosen layer by
+layer from the measured rise of the loss.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ from torch import Tensor, nn
 
 from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.budget import Budget
+from dovetail.methods.channels import dependencies
 from dovetail.methods.constraint import bake, constrain, find
 from dovetail.methods.factorize.kernels import above, decompose, two_step_macs, used_maps
+from dovetail.methods.factorize.redundant import redundant, without
 from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.methods.layers import called
 from dovetail.methods.method import Context, Kind, Method, Plan, check
 from dovetail.methods.prune.magnitude import Mask
-from dovetail.methods.reconstruction import reestimate_norms
+from dovetail.methods.reconstruction import reestimate_norms, settle_norms
 from dovetail.workload.trace import trace
 
-DECOMPOSE, PRUNE = range(2)
+DECOMPOSE, PRUNE, SHRINK = range(3)
 THRESHOLDS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """What a budget chooses s from, for each layer."""
 
@@ -72,6 +74,9 @@ class Penni(Method):
     budget: Budget | None = None
     """Of macs or params, counted as this method does: those of coefficients and weights that are not zero."""
 
+    shrink: bool = True
+    """Whether channels and kernels that have become redundant are removed in the end."""
+
     def __post_init__(self) -> None:
         check(self.basis >= 1, self.name, "basis", "1 or more", self.basis)
         check(self.strength >= 0, self.name, "strength", "0 or more", self.strength)
@@ -82,7 +87,7 @@ class Penni(Method):
 
     @property
     def stages(self) -> int:
-        return 2
+        return 3 if self.shrink else 2
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         calls = called(model, context.example, accepts)
@@ -97,11 +102,15 @@ class Penni(Method):
                 "macs": [before[name].macs],
                 "params": [before[name].params],
             }
+        if self.shrink:
+            dependencies(model, context.example)  # says now, not after training, if the graph cannot be read
         trial = self._decompose(copy.deepcopy(model), plan)
         return self._with_thresholds(trial, plan, context)
 
     def refine(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> Plan:
-        return self._with_thresholds(model, plan, context) if stage == PRUNE else plan
+        if stage == PRUNE:
+            return self._with_thresholds(model, plan, context)
+        return self._with_removals(model, plan, context) if stage == SHRINK else plan
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         if stage == DECOMPOSE:
@@ -115,8 +124,15 @@ class Penni(Method):
                 held.mask.copy_(above(_values(model, name), row["threshold"]))
                 if isinstance(held, SharedKernels):
                     held.stop()
+        else:
+            removed = {name: row["removed"] for name, row in plan.items() if "removed" in row}
+            kernels = {name: row["kernels"] for name, row in plan.items() if "kernels" in row}
+            model = without(model, context.example, removed, kernels)
         if context.inputs is not None and not context.rebuilding:
-            reestimate_norms(model, context.inputs)
+            if context.original is None:
+                reestimate_norms(model, context.inputs)
+            else:
+                settle_norms(model, context.original, context.inputs)
         return model
 
     def _decompose(self, model: nn.Module, plan: Plan) -> nn.Module:
@@ -150,6 +166,19 @@ class Penni(Method):
             }
             if self.budget is not None:
                 rows[name]["loss_rise"] = option.loss
+        return rows
+
+    def _with_removals(self, model: nn.Module, plan: Plan, context: Context) -> Plan:
+        """The plan with the channels that go, by group, and the kernels that stay, for `model` as it is now."""
+        found = dependencies(bake(model), context.example)
+        rows = dict(plan)
+        for group, units in redundant(found).items():
+            size = found.groups[group].size
+            rows[group] = {"channels": [size, size - len(units)], "removed": units}
+        for name, row in plan.items():
+            if held := find(model, name, SharedKernels):
+                used = held.kept().detach().flatten(0, 1).any(0).nonzero().flatten().tolist()
+                rows[name] = row | {"kernels": used or [0]}
         return rows
 
     def _scan(self, model: nn.Module, plan: Plan, context: Context) -> dict[str, list[Option]]:

@@ -173,7 +173,8 @@ def _kept(a: Tensor, c: Tensor, b: Tensor, threshold: float) -> Tensor:
     """Where a coefficient contributes enough, and its row does."""
     limit = threshold * a.square().mean((1, 2), keepdim=True).sqrt()
     contribution = c.abs() * b.norm(dim=2)[:, None, :]
-    return (contribution > limit) & (contribution.sum(2, keepdim=True) >= VECTOR * limit)
+    kept: Tensor = (contribution > limit) & (contribution.sum(2, keepdim=True) >= VECTOR * limit)
+    return kept
 
 
 def _rounded(a: Tensor, b: Tensor, kept: Tensor, levels: int) -> Factors:
