@@ -51,3 +51,9 @@ def test_outputs_are_compared_as_their_shape_asks():
     assert matching(torch.zeros(1, 10)) == matching(torch.zeros(1, 2, 8, 8)) == MatchOutputs()
     for shape in ((1, 1), (1, 1, 8, 8), (1, 40, 100), (1,)):
         assert matching(torch.zeros(shape)) == CloseOutputs()
+
+
+def test_probabilities_are_matched_as_they_are():
+    logits, taught = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 2.0]])
+    expected = MatchOutputs().loss(logits, taught)
+    torch.testing.assert_close(MatchOutputs().loss(logits.softmax(1), taught.softmax(1)), expected)

@@ -54,8 +54,12 @@ class MatchOutputs(Task):
     targets_from_original: ClassVar[bool] = True
 
     def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Kullback-Leibler divergence of the outputs' softmax over K from the targets'; smoothing is ignored."""
-        log_q, log_p = (functional.log_softmax(_checked(x), 1) for x in (outputs, targets))
+        """Kullback-Leibler divergence of the outputs' softmax over K from the targets'; smoothing is ignored.
+
+        Networks that end in a softmax, as many ONNX files do, give probabilities, which are taken as they are.
+        """
+        log = _log if _are_probabilities(_checked(targets)) else functional.log_softmax
+        log_q, log_p = (log(_checked(x), 1) for x in (outputs, targets))
         return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,6 +90,14 @@ def matching(outputs: Tensor) -> Task:
     Scores (N, K) or (N, K, H, W) of K >= 2 classes are compared by which is the largest, all others by value.
     """
     return MatchOutputs() if outputs.ndim in (2, 4) and outputs.shape[1] > 1 else CloseOutputs()
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _log(probabilities: Tensor, dimension: int) -> Tensor:
+    return (probabilities / probabilities.sum(dimension, keepdim=True)).clamp_min(1e-7).log()
 
 
 def _relative_error(outputs: Tensor, targets: Tensor) -> Tensor:
