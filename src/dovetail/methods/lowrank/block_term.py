@@ -42,7 +42,7 @@ class BlockTerm(KernelDecomposition):
     """The numbers of groups tried."""
 
     multiple: int = 4
-    """Ranks are multiples of this where they reach it: groups of fewer channels than a vector holds are slow."""
+    """Ranks are multiples of this where the layer is wide enough: groups narrower than a vector are slow."""
 
     restarts: int = 3
     """Random starts beside the clustered ones; while options are compared, none."""

@@ -7,7 +7,9 @@ the damped Gauss-Newton method on all factors together does not (Sorber, Van Bar
 algorithms for tensor decompositions. SIAM J. Optim. 2013): the Gauss-Newton matrix is applied through R x R Gram
 matrices alone, so its conjugate gradients never touch the tensor. Both minimise ||X - X'||^2 + ridge sum ||A||^2 for an
 X of norm 1, as a best approximation need not exist: without the ridge, terms that cancel each other may grow forever.
-Our own and not tensorly's parafac: see benchmarks/tensor_solvers.py.
+Our own and not tensorly's parafac: on the layers of ResNet-20 its squared error is 4 % higher after the same time, 1 %
+after four times as long. Levenberg-Marquardt ends below alternating least squares in 9 of 10 after the same time
+(benchmarks/tensor_solvers.py).
 """
 
 from __future__ import annotations

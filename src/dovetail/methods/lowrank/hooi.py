@@ -1,8 +1,9 @@
 """Tucker-2: the best subspaces of a kernel's input and output channels, by higher-order orthogonal iteration.
 
 De Lathauwer, De Moor, Vandewalle. On the best rank-1 and rank-(R1, R2, ..., RN) approximation of higher-order tensors.
-SIAM J. Matrix Anal. Appl. 2000. Our own and not tensorly's partial_tucker: it takes eigenvectors of Gram matrices, not
-singular vectors of whole unfoldings (see benchmarks/tensor_solvers.py for the time this saves).
+SIAM J. Matrix Anal. Appl. 2000. Our own and not tensorly's partial_tucker: with eigenvectors of Gram
+matrices in the place of singular vectors of whole unfoldings it reaches the same errors in 1 / 1.5 of the time on the
+layers of ResNet-20 and 56, and in 1 / 7 of it on 512 x 512 channels (benchmarks/tensor_solvers.py).
 """
 
 from __future__ import annotations

@@ -110,9 +110,8 @@ def along(layer: nn.Conv2d, axis: int, channels: int) -> nn.Conv2d:
 
 
 def rounded(rank: float, multiple: int, most: int) -> int:
-    """`rank` to the nearest multiple of `multiple` if it reaches half of one; at least 1, at most `most`."""
-    nearest = round(rank / multiple) * multiple
-    return max(1, min(most, nearest if nearest else round(rank)))
+    """The multiple of `multiple` nearest to `rank`, at least one; where even that is above `most`, `most`."""
+    return min(most, max(1, round(rank / multiple)) * multiple)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from typing import ClassVar
 
 from torch import nn
 
-from dovetail.errors import RecipeError
 from dovetail.methods.decomposition import Setting
 from dovetail.methods.layers import stack
 from dovetail.methods.lowrank.evbmf import evbmf_rank
@@ -46,7 +45,7 @@ class Tucker2(KernelDecomposition):
     """How the ranks are found: "budget" (shared out among the layers), or "evbmf" (from each kernel's noise)."""
 
     multiple: int = 1
-    """Ranks are multiples of this where they reach it: the width of the target's vectors."""
+    """Ranks are multiples of this, or all of the channels: the width of the target's vectors."""
 
     def __post_init__(self) -> None:
         check(self.ranks in ("budget", "evbmf"), self.name, "ranks", '"budget" or "evbmf"', self.ranks)
@@ -61,8 +60,6 @@ class Tucker2(KernelDecomposition):
             row = self._row(call, self.from_noise(call.layer), None)
             if row["params"][1] < row["params"][0]:
                 plan[path] = row
-        if not plan:
-            raise RecipeError(f"{self.name}: EVBMF finds no layer of low rank here; set ranks to 'budget'")
         return plan
 
     def from_noise(self, layer: nn.Conv2d) -> Setting:
