@@ -94,17 +94,16 @@ def accuracy(model: nn.Module) -> float:
 def case(name: str, model: nn.Module, speedup: float, seed: int, arguments: argparse.Namespace) -> None:
     """All variants of one network at one speed-up, but for those that the record has."""
     key = f"{name}, {speedup:g}x, {arguments.selection}, {arguments.images} images, seed {seed}"
-    record = recorded()
-    if set(VARIANTS) <= set(record.get(key, {}).get("accuracy_percent", {})):
+    entry: dict[str, Any] = recorded().get(key, {})
+    if set(VARIANTS) <= set(entry.get("accuracy_percent", {})):
         return
     context = drawn(model, seed, arguments.images)
     started = time.time()
     plan: Plan = Nonlinear(budget=Budget(macs=1 / speedup), selection=arguments.selection).plan(model, context)
-    entry: dict[str, Any] = record.setdefault(
-        key,
-        {"original_percent": accuracy(model), "accuracy_percent": {}, "seconds": {}, "threads": arguments.threads,
-         "machine": processor(), "planning_seconds": round(time.time() - started, 1)},
-    )  # fmt: skip
+    entry = entry or {
+        "original_percent": accuracy(model), "accuracy_percent": {}, "seconds": {}, "threads": arguments.threads,
+        "machine": processor(), "planning_seconds": round(time.time() - started, 1),
+    }  # fmt: skip
     before = trace(model, context.example).macs
     for label, method in VARIANTS.items():
         if label in entry["accuracy_percent"]:
@@ -114,7 +113,7 @@ def case(name: str, model: nn.Module, speedup: float, seed: int, arguments: argp
         entry["seconds"][label] = round(time.time() - started, 1)
         entry["accuracy_percent"][label] = accuracy(smaller)
         entry["macs_fraction"] = round(trace(smaller, context.example).macs / before, 4)
-        RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(recorded() | {key: entry}, indent=2) + "\n")
 
 
 def drawn(model: nn.Module, seed: int, images: int) -> Context:
