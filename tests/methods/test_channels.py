@@ -164,6 +164,15 @@ def test_attention_with_all_its_heads_is_torchs() -> None:
     assert pruned.attention.num_heads == 2 or pruned.attention.num_heads == 3
 
 
+def test_a_second_removal_finds_the_same_groups() -> None:
+    model = randomised(CifarResNet(1))
+    groups = list(dependencies(model, torch.randn(1, 3, 16, 16)).groups)
+    pruned = check(model, (3, 16, 16), 0.25)
+    again = dependencies(pruned, torch.randn(1, 3, 16, 16))
+    assert list(again.groups) == groups and all(group.size > 1 for group in again.groups.values())
+    check(pruned, (3, 16, 16), 0.25, seed=1)
+
+
 def test_groups_can_be_read() -> None:
     found = dependencies(CifarResNet(1), torch.zeros(1, 3, 16, 16))
     text = str(found)

@@ -56,7 +56,7 @@ class Channels(Method):
     """Groups are left with a multiple of so many units, for kernels that work on several channels at once."""
 
     reconstruct: bool = True
-    """Whether to fit the layers that have lost inputs, and batch statistics anew."""
+    """Whether to fit the layers that have lost inputs anew."""
 
     def __post_init__(self) -> None:
         check(self.importance in ("magnitude", "response", "taylor"), self.name, "importance",

@@ -4,6 +4,10 @@ He, Zhang, Sun. Channel Pruning for Accelerating Very Deep Neural Networks. ICCV
 that has lost inputs is fitted anew by least squares, from the first to the last, its inputs taken from the pruned
 network and its targets from the network before (section 3.1). Where its output is added to a shortcut, what the
 shortcut has lost is added to its target (section 3.3, "last layer of residual branch").
+
+Batch statistics are left as they are: the layers are fitted to give what these expect. Measured on ResNet-20 at half
+the MACs, without retraining: 83.5 % with the shortcut's error in the targets; 79.8 % if all statistics are estimated
+anew afterwards, which shifts what the fitted layers see; 75.5 % if the targets leave the shortcut's error out, too.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from dovetail.methods.channels.groups import dependencies, kept
 from dovetail.methods.channels.removal import Removed, remove
 from dovetail.methods.graph import followers, symbolic
 from dovetail.methods.method import Context
-from dovetail.methods.reconstruction import RIDGE, reestimate_norms, regress
+from dovetail.methods.reconstruction import RIDGE, regress
 from dovetail.methods.responses import BATCH, POSITIONS, _positions, _rows, outputs, patches
 
 SUMS = ("add", "iadd")
@@ -27,7 +31,7 @@ LEAST_SCALE = 0.1
 
 
 def take_out(model: nn.Module, removed: Removed, context: Context, *, reconstruct: bool) -> nn.Module:
-    """Remove these units and, with inputs and `reconstruct`, fit the layers that read them and the batch statistics.
+    """Remove these units and, with inputs and `reconstruct`, fit the layers that read them.
 
     The names in the state_dict stay, but for a bias where a layer that is fitted has neither one nor a normalisation.
     """
@@ -61,7 +65,6 @@ def take_out(model: nn.Module, removed: Removed, context: Context, *, reconstruc
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)))
     if not context.rebuilding:
         _fit(result, before, losing, following, context.inputs)
-        reestimate_norms(result, context.inputs)
     return result
 
 
@@ -76,7 +79,8 @@ def _fit(
         norm: Any = model.get_submodule(following[path]) if following.get(path) else None  # type: ignore[arg-type]
         target = targets[path][:, stays]
         if path in sums:
-            node, other = sums[path]
+            node, _ = sums[path]
+            _, other = _sum_after(symbolic(model), path, following.get(path)) or sums[path]
             shortcut = sampled(symbolic(model), [other], inputs)[other]
             whole = wholes[node]
             if whole.shape[1] >= int(stays.max()) + 1 and shortcut.shape[1] == len(stays):

@@ -7,8 +7,9 @@ sizes in its code no longer fit: reshapes get the new sizes, and what takes or p
 
 from __future__ import annotations
 
+import itertools
 import operator
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,33 +17,11 @@ from torch import Tensor, fx, nn
 
 from dovetail.methods.channels import rules
 from dovetail.methods.channels.labels import Labels
+from dovetail.methods.channels.route import Route
 from dovetail.methods.channels.walk import FAILURES, Walk, describe, function_name, mapped
 
 RESHAPES = ("view", "reshape", "move.reshape", "unflatten", "expand", "move.expand")
 ROUTE = "route"
-
-
-class Route(nn.Module):
-    """Picks positions along one axis by index; -1 gives zeros. It has nothing to train or to store."""
-
-    is_leaf: ClassVar[bool] = True
-    index: Tensor
-
-    def __init__(self, axis: int, index: list[int], value: float = 0.0) -> None:
-        super().__init__()
-        self.axis, self.value = axis, value
-        self.fills = -1 in index
-        self.register_buffer("index", torch.tensor(index, dtype=torch.int64), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The positions picked, of the positions of `x` with one more of `value` after the last."""
-        if self.fills:
-            x = torch.cat([x, torch.full_like(x.narrow(self.axis, 0, 1), self.value)], self.axis)
-        index = torch.where(self.index < 0, x.shape[self.axis] - 1, self.index)
-        return x.index_select(self.axis, index)
-
-    def extra_repr(self) -> str:
-        return f"axis={self.axis}, {len(self.index)} positions"
 
 
 class _Impossible(Exception):  # noqa: N818 (no error of a user's)
@@ -78,11 +57,11 @@ class Rewrite:
         assert isinstance(source, fx.GraphModule)
         result, places = fx.Graph(), dict[fx.Node, fx.Node]()
         routes: dict[str, Route] = {}
-        first = sum(1 for name, _ in source.named_children() if name.startswith(ROUTE))
+        free = (name for i in itertools.count() if not hasattr(source, name := f"{ROUTE}{i}"))
         for node in source.graph.nodes:
             if node in self.routes:
                 before, route, _ = self.routes[node]
-                name = f"{ROUTE}{first + len(routes)}"
+                name = next(free)
                 routes[name] = route
                 place = places[before] if before is not node else self._copy(result, node, places)
                 places[node] = result.call_module(name, (place,))
@@ -138,6 +117,8 @@ class Rewrite:
                 self._check_moves(n, expected)
             elif self.walk.kinds[n] == "pads":
                 self._check_pads(n)
+            elif self.walk.kinds[n] == "routes":
+                self._check_routes(n)
             elif n.op in ("call_function", "call_method"):
                 self._check_numbers(n)
         except _Impossible as error:
@@ -269,6 +250,14 @@ class Rewrite:
                 raise _Impossible(f"{describe(n)} pads channels and positions at once")
             self.routes[n] = (n, route, None)
             self.arguments[n] = (x, flat, "constant", fill)
+
+    def _check_routes(self, n: fx.Node) -> None:
+        """A Route of an earlier removal picks from what is left."""
+        old, x, y = self.walk.fetch_attr(str(n.target)), n.args[0], self.walk.labels[n]
+        assert isinstance(old, Route) and isinstance(x, fx.Node)
+        before = self.walk.labels[x]
+        if len(self.stays(before, old.axis)) < before.shape[old.axis] or len(self.stays(y, old.axis)) < len(old.index):
+            self.routes[n] = (x, self._route(x, n, old.axis, old.axis, old.index.tolist(), old.value), None)
 
     def _on_positions(self, n: fx.Node, whole: fx.Node) -> Any:
         """What a node makes of the positions of all elements of its first input."""

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from dovetail.methods.channels.attention import Attention, supported
 from dovetail.methods.channels.labels import Array, Labels, along, constant
+from dovetail.methods.channels.route import Route
 
 if TYPE_CHECKING:
     from dovetail.methods.channels.walk import Walk
@@ -280,6 +281,17 @@ def pad(walk: Walk, n: fx.Node, value: Tensor) -> Any:
     return Labels(ids, tuple(value.shape))
 
 
+def route(walk: Walk, n: fx.Node, value: Tensor) -> Any:
+    """What an earlier removal put in: positions with nothing in them get labels of their own."""
+    _, layer = _module(walk, n)
+    x = walk.source(n)
+    ids = walk.merge(x, layer.axis)
+    index = layer.index.numpy()
+    picked = np.where(index < 0, walk.classes.fresh(len(index)), ids[np.maximum(index, 0)])
+    walk.kinds[n] = "routes"
+    return along(picked, value.shape, layer.axis)
+
+
 def pad_amounts(walk: Walk, n: fx.Node, rank: int) -> dict[int, tuple[int, int]] | None:
     """How much is added before and after each axis; None if it is not known."""
     given = walk.argument(n, 1, "pads" if is_onnx(n) else "pad")
@@ -379,6 +391,7 @@ MODULES: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     (CONVOLUTIONS + TRANSPOSED, convolution),
     ((nn.Linear,), linear),
     ((nn.Embedding,), embedding),
+    ((Route,), route),
     (NORMS, follow),
     ((nn.PReLU,), follow),
     ((nn.LayerNorm, nn.GroupNorm), normalise),

@@ -18,8 +18,8 @@ from dovetail.errors import ModelError
 from dovetail.methods.channels import rules
 from dovetail.methods.channels.labels import Array, Classes, Labels, compact, constant, from_tensor
 
-Kind = Literal["plain", "moves", "pads", "computes"]
-"""What a node does: no channels in its result; moves data; pads; anything else."""
+Kind = Literal["plain", "moves", "pads", "routes", "computes"]
+"""What a node does: no channels in its result; moves data; pads; is a Route; anything else."""
 
 LARGEST_PARAMETER = 1 << 18
 """Elements up to which a tensor that the network's code reads directly is followed."""

@@ -6,10 +6,9 @@ arXiv:1708.06519
     L + lambda * sum |gamma|            trained first, gamma the scales of the batch normalisations
     keep a channel if |gamma| > t       t the p-quantile of all |gamma|, over the whole network
 
-Departs from the paper: coupled channels (residual sums) go together, judged by the mean of their |gamma|, each divided
-by nothing else; no "channel selection" layer is needed. What a removed channel still gave, a constant near
-relu(beta), goes into the layers that read it: with inputs by least squares and new batch statistics, without by adding
-it to their bias (exact but at zero-padded borders).
+Departs from the paper: coupled channels (residual sums) go together, judged by the mean of their |gamma|, so that no
+"channel selection" layer is needed. What a removed channel still gave, a constant near relu(beta), goes into the layers
+that read it: with inputs by least squares, without by adding it to their bias (exact but at zero-padded borders).
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Slimming(Method):
     """Of each group of channels at least so many stay."""
 
     reconstruct: bool = True
-    """Whether to fit the layers that have lost inputs, and batch statistics anew."""
+    """Whether to fit the layers that have lost inputs anew."""
 
     def __post_init__(self) -> None:
         check(0 < self.sparsity < 1, self.name, "sparsity", "a fraction in (0, 1)", self.sparsity)
