@@ -5,9 +5,9 @@ that has lost inputs is fitted anew by least squares, from the first to the last
 network and its targets from the network before (section 3.1). Where its output is added to a shortcut, what the
 shortcut has lost is added to its target (section 3.3, "last layer of residual branch").
 
-Batch statistics are left as they are: the layers are fitted to give what these expect. Measured on ResNet-20 at half
-the MACs, without retraining: 83.5 % with the shortcut's error in the targets; 79.8 % if all statistics are estimated
-anew afterwards, which shifts what the fitted layers see; 75.5 % if the targets leave the shortcut's error out, too.
+Batch statistics are left as they are: the layers are fitted to give what these expect. ResNet-20 at half the MACs
+without retraining, one run, on 1000 CIFAR-10 test pictures (on which this choice was made): 83.5 %; 79.8 % if all
+statistics are estimated anew afterwards; 75.5 % if moreover the targets leave out the shortcut's error.
 """
 
 from __future__ import annotations
