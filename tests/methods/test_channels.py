@@ -164,6 +164,13 @@ def test_attention_with_all_its_heads_is_torchs() -> None:
     assert pruned.attention.num_heads == 2 or pruned.attention.num_heads == 3
 
 
+def test_a_grouped_layer_may_be_left_with_one_input_a_group() -> None:
+    pruned = check(randomised(Grouped()), Grouped.input_shape, 0.75)
+    check(pruned, Grouped.input_shape, 0.5)
+    layer = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 16, 2, 2, groups=8), nn.Conv2d(16, 2, 1))
+    check(layer, (3, 4, 4), 0.5)
+
+
 def test_a_second_removal_finds_the_same_groups() -> None:
     model = randomised(CifarResNet(1))
     groups = list(dependencies(model, torch.randn(1, 3, 16, 16)).groups)

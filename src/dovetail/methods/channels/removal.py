@@ -36,10 +36,12 @@ def remove(found: Dependencies, removed: Removed) -> nn.Module:
     rewrite = Rewrite(found.walk, classes)
     assert not rewrite.failures, rewrite.failures
     result = rewrite.graph() if rewrite.changes else found.model
+    # Judged before anything is cut: a grouped layer may be left with one input a group, which makes it none.
+    depthwise = {path for path, _ in found.walk.ports if _is_depthwise(found.model.get_submodule(path))}
     for (path, role), ids in found.walk.ports.items():
         gone = found.indices((path, role), classes)
         if len(gone):
-            _shrink(result, found.model, path, role, kept(len(ids), gone))
+            _shrink(result, found.model, path, role, kept(len(ids), gone), path in depthwise)
     for name, labels in found.walk.tensors.items():
         for axis in range(len(labels.shape)):
             stays = rewrite.stays(labels, axis)
@@ -85,7 +87,7 @@ def _silence(layer: nn.Module, role: str, gone: Array) -> None:
             weight[:, torch.unique(index % weight.shape[1])] = 0
 
 
-def _shrink(result: nn.Module, model: nn.Module, path: str, role: str, stays: Tensor) -> None:
+def _shrink(result: nn.Module, model: nn.Module, path: str, role: str, stays: Tensor, depthwise: bool) -> None:
     layer: Any = result.get_submodule(path)
     if role == "heads":
         if isinstance(layer, nn.MultiheadAttention):
@@ -106,15 +108,18 @@ def _shrink(result: nn.Module, model: nn.Module, path: str, role: str, stays: Te
         _select(layer, "weight", 0 if role == "out" else 1, stays)
         setattr(layer, "out_features" if role == "out" else "in_features", len(stays))
     else:
-        _shrink_convolution(layer, role, stays)
+        _shrink_convolution(layer, role, stays, depthwise)
     if role == "out" and getattr(layer, "bias", None) is not None:
         _select(layer, "bias", 0, stays)
 
 
-def _shrink_convolution(layer: Any, role: str, stays: Tensor) -> None:
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, CONVOLUTIONS + TRANSPOSED) and layer.groups == layer.in_channels > 1
+
+
+def _shrink_convolution(layer: Any, role: str, stays: Tensor, depthwise: bool) -> None:
     assert isinstance(layer, CONVOLUTIONS + TRANSPOSED)
     whole = (role == "out") != isinstance(layer, TRANSPOSED)  # this axis of the weight has all groups' channels
-    depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     places = layer.weight.shape[0 if whole else 1]
     if whole:
         _select(layer, "weight", 0, stays)
