@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,6 +34,7 @@ ORDER = (
     "search",
     "report",
     "__init__",
+    "arguments",
     "cli",
     "__main__",
 )
@@ -107,6 +109,14 @@ def test_the_names_for_type_checkers_are_the_ones_imported_lazily() -> None:
 def test_no_public_name_is_that_of_a_room() -> None:
     """Importing the room would put its module in the place of the function."""
     assert not set(dovetail.__all__) & set(ORDER)
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_no_public_name_is_a_file(path: Path) -> None:
+    """`from dovetail.workload import sparsity` must give the function, not the file of that name."""
+    package = importlib.import_module(".".join(("dovetail", *path.parent.relative_to(SOURCE).parts)))
+    public = [name for name in getattr(package, "__all__", ()) if isinstance(getattr(package, name), ModuleType)]
+    assert not public, f"{package.__name__} gives files for {public}"
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

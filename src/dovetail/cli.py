@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 import dovetail
-from dovetail.errors import DataError, DovetailError, ModelError, RecipeError
+from dovetail import arguments
+from dovetail.arguments import ArtefactFile, Data, InputShape, Model, Targets, Threads, Weights, messages
+from dovetail.errors import DataError, DovetailError, ModelError
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
@@ -35,16 +37,6 @@ else:
     torch, safetensors = lazy("torch"), lazy("safetensors.numpy")
     training_room, files = lazy("dovetail.train"), lazy("dovetail.runtime.files")
 
-Model = Annotated[str, typer.Argument(help="A built-in network's name, an .onnx file, or module.py:factory.")]
-ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
-Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
-Targets = Annotated[list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all.")]
-InputShape = Annotated[
-    str | None, typer.Option(help="The shape of one input, as 3x64x256, where the file leaves it open.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; else PyTorch's choice.")]
-
 app = typer.Typer(
     help="Cuts a neural network and the chip it runs on to fit each other.",
     no_args_is_help=True,
@@ -52,7 +44,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(width=None if sys.stdout.isatty() else 160)
-messages = Console(stderr=True)
 
 
 def main() -> None:
@@ -136,17 +127,17 @@ def compress(
 ) -> None:
     """Compress a network by a recipe. A run that was stopped goes on when the same command is given again."""
     targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
-    budget = _budget({"macs": macs, "params": params, "sparsity": sparsity, "latency": latency})
+    budget = arguments.budget_of({"macs": macs, "params": params, "sparsity": sparsity, "latency": latency})
     named = dovetail.Recipe.load(recipe or "deep_compression") if recipe or budget is None else None
     if threads is not None:
         torch.set_num_threads(threads)
     if weights is None and model in dovetail.NETWORKS and dovetail.NETWORKS[model].weights is None:
         raise ModelError(f"Network {model} comes without trained weights; give it some with --weights")
-    network = _shaped(dovetail.load_model(model, weights), input_shape)
-    dataset = _some_data(network, data, images)
+    network = arguments.shaped(dovetail.load_model(model, weights), input_shape)
+    dataset = arguments.some_data(network, data, images)
     untrained = no_training or dataset.synthetic or images is not None
-    steps = _steps(named, budget, untrained=untrained, target=target)
-    measure = dovetail.ModuleLatency(_timed(target))
+    steps = arguments.recipe_of(named, budget, untrained=untrained, target=target)
+    measure = dovetail.ModuleLatency(arguments.timed(target))
     if dry_run:
         _show_plan(network, dataset, steps, measure, out)
         return
@@ -168,52 +159,6 @@ def compress(
     for undone in (entry for entry in compressed.history if not entry.kept):
         messages.print(f"{undone.method}, round {undone.stage + 1}, lost more than {max_drop} points and was undone.")
     _write(compressed, network, targets, out)
-
-
-def _budget(given: Mapping[str, float | None]) -> tuple[str, float] | None:
-    """The one quantity that is given, with its fraction."""
-    found = [(name, value) for name, value in given.items() if value is not None]
-    if len(found) > 1:
-        raise RecipeError(f"a budget is one of {', '.join(f'--{n}' for n in given)}, got {len(found)} of them")
-    return found[0] if found else None
-
-
-def _steps(
-    named: "Recipe | None", budget: tuple[str, float] | None, *, untrained: bool, target: list[str] | None
-) -> "Recipe":
-    """The recipe named, or one that fits the budget, with the budget in it."""
-    steps = named
-    if budget is not None:
-        quantity, fraction = budget
-        limit = fraction if quantity == "sparsity" else dovetail.Budget(**{quantity: fraction})
-        steps = (named or dovetail.fitting_recipe(quantity, retrained=not untrained)).with_budget(limit)
-        if quantity == "latency":
-            steps = replace(steps, changes=(*steps.changes, "--target", _timed(target)))
-    assert steps is not None
-    return steps.without_training() if untrained else steps
-
-
-def _timed(target: list[str] | None) -> str:
-    """The target on which a budget of latency is measured: the first named that times modules."""
-    return next((name for name in target or [] if name in dovetail.TIMED), dovetail.TIMED[0])
-
-
-def _some_data(network: "LoadedModel", data: str | None, images: str | None) -> "Dataset":
-    """The data given, or the network's own, or noise."""
-    if images is not None:
-        if data is not None:
-            raise DataError("--data and --images exclude each other: the former retrains, the latter does not")
-        dataset = _fitting(images, network)
-        return replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
-    if data or network.dataset:
-        return _fitting(data or str(network.dataset), network)
-    if network.input_shape is None:
-        raise DataError(
-            f"{network.name} does not say what data it is for, nor what it takes; name a data set or a folder with "
-            "--data, a folder of a few images with --images, or the shape of one input with --input-shape 3x224x224"
-        )
-    messages.print("No data were given: outputs are compared with the original's on noise, and nothing is retrained.")
-    return _fitting("noise", network)
 
 
 def _show_plan(
@@ -261,7 +206,7 @@ def evaluate(
     """Measure an artefact: accuracy, bytes, and what it costs on each target."""
     targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
     session = dovetail.load(artefact)
-    name = data or _dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
+    name = data or arguments.dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
     dataset = dovetail.load_dataset(name, tuple(side for side in session.input_shape if side) or None)
     network = dovetail.load_model(original, weights).module if original else None
     if dataset.task.targets_from_original and not dataset.synthetic:
@@ -286,9 +231,9 @@ def profile(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the layers as comma-separated values.")] = False,
 ) -> None:
     """Show what a network computes: operations, parameters, activations and zeros, by kind, by layer and by place."""
-    network = _shaped(dovetail.load_model(model, weights), input_shape)
+    network = arguments.shaped(dovetail.load_model(model, weights), input_shape)
     if data is not None:
-        inputs = _fitting(data, network).example(batch)
+        inputs = arguments.fitting(data, network).example(batch)
     elif network.input_shape is not None:
         inputs = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
         messages.print("The input is random, so densities of activations mean little; --data gives real input.")
@@ -330,7 +275,11 @@ def list_(
     what: Annotated[Literal["methods", "formats", "networks", "datasets", "targets", "recipes"], typer.Argument()],
 ) -> None:
     """List the methods, formats, networks, data sets, targets or recipes that there are."""
-    _show(what, [{"name": name, "": about} for name, about in _listing(what)])
+    if what == "methods":
+        rows = [{"name": name, "kind": m.kind, "what it does": _first_line(m)} for name, m in dovetail.METHODS.items()]
+    else:
+        rows = [{"name": name, "": about} for name, about in _listing(what)]
+    _show(what, rows)
 
 
 @app.command()
@@ -360,7 +309,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    loaded, dataset = _load(network, weights, data)
+    loaded, dataset = arguments.network_and_data(network, weights, data)
     checkpoint = out.with_suffix(".unfinished")
     with _progress() as progress:
         training_room.train(loaded.module, dataset, training, seed=seed, checkpoint=checkpoint, progress=progress)
@@ -380,46 +329,6 @@ def report(
     print(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out))
 
 
-def _load(model: str, weights: Path | None, data: str | None) -> tuple["LoadedModel", "Dataset"]:
-    """The network and data that fit each other."""
-    network = dovetail.load_model(model, weights)
-    return network, _fitting(data or _dataset_of(network.dataset, network.name), network)
-
-
-def _dataset_of(name: Any, whose: str) -> str:
-    if not name:
-        raise DataError(f"{whose} does not say what data it is for; name a data set or a folder with --data")
-    return str(name)
-
-
-def _shaped(network: "LoadedModel", shape: str | None) -> "LoadedModel":
-    """The network, told what one input is like."""
-    if shape is None:
-        return network
-    sides = tuple(int(side) for side in shape.split("x") if side.isascii() and side.isdigit())
-    if len(sides) != shape.count("x") + 1 or min(sides) < 1:
-        raise DataError(f"--input-shape is channels, height and width as in 3x224x224, got {shape!r}")
-    return replace(network, input_shape=sides)
-
-
-def _fitting(data: str, network: "LoadedModel") -> "Dataset":
-    """The data set, once the network was seen to run on its first image."""
-    dataset = dovetail.load_dataset(data, network.input_shape)
-    dovetail.trace(network.module, dataset.example())
-    if dataset.task.targets_from_original and not dataset.synthetic:
-        dataset = replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
-    return dataset
-
-
-def _outputs(network: "LoadedModel", dataset: "Dataset") -> "torch.Tensor":
-    """What the network makes of the first image."""
-    with torch.no_grad():
-        outputs = network.module(dataset.example())
-    if not isinstance(outputs, torch.Tensor):
-        raise ModelError(f"{network.name} gives {len(outputs)} outputs; a network that gives one tensor is expected")
-    return outputs
-
-
 def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
@@ -435,8 +344,6 @@ def _progress() -> Progress:
 def _listing(what: str) -> Iterable[tuple[str, str]]:
     """Name and one line about each."""
     match what:
-        case "methods":
-            return [(name, _first_line(method)) for name, method in dovetail.METHODS.items()]
         case "formats":
             return [(form.name, _first_line(form)) for form in dovetail.FORMATS]
         case "networks":

@@ -1,0 +1,122 @@
+"""What the arguments of the command line mean: their types, and the network, data and recipe that they ask for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+import dovetail
+from dovetail.errors import DataError, ModelError, RecipeError
+from dovetail.optional import lazy
+
+if TYPE_CHECKING:
+    import torch
+
+    from dovetail.data import Dataset
+    from dovetail.networks import LoadedModel
+    from dovetail.recipe import Recipe
+else:
+    torch = lazy("torch")
+
+Model = Annotated[str, typer.Argument(help="A built-in network's name, an .onnx file, or module.py:factory.")]
+ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
+Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all.")]
+InputShape = Annotated[
+    str | None, typer.Option(help="The shape of one input, as 3x64x256, where the file leaves it open.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; else PyTorch's choice.")]
+
+messages = Console(stderr=True)
+"""Where notices and progress go."""
+
+
+def budget_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """The one quantity that is given, with its fraction."""
+    found = [(name, value) for name, value in given.items() if value is not None]
+    if len(found) > 1:
+        raise RecipeError(f"a budget is one of {', '.join(f'--{n}' for n in given)}, got {len(found)} of them")
+    return found[0] if found else None
+
+
+def recipe_of(
+    named: "Recipe | None", budget: tuple[str, float] | None, *, untrained: bool, target: list[str] | None
+) -> "Recipe":
+    """The recipe named, or one that fits the budget, with the budget in it."""
+    steps = named
+    if budget is not None:
+        quantity, fraction = budget
+        limit = fraction if quantity == "sparsity" else dovetail.Budget(**{quantity: fraction})
+        steps = (named or dovetail.fitting_recipe(quantity, retrained=not untrained)).with_budget(limit)
+        if quantity == "latency":
+            steps = replace(steps, changes=(*steps.changes, "--target", timed(target)))
+    assert steps is not None
+    return steps.without_training() if untrained else steps
+
+
+def timed(target: list[str] | None) -> str:
+    """The target on which a budget of latency is measured: the first named that times modules."""
+    return next((name for name in target or [] if name in dovetail.TIMED), dovetail.TIMED[0])
+
+
+def some_data(network: "LoadedModel", data: str | None, images: str | None) -> "Dataset":
+    """The data given, or the network's own, or noise."""
+    if images is not None:
+        if data is not None:
+            raise DataError("--data and --images exclude each other: the former retrains, the latter does not")
+        dataset = fitting(images, network)
+        return replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
+    if data or network.dataset:
+        return fitting(data or str(network.dataset), network)
+    if network.input_shape is None:
+        raise DataError(
+            f"{network.name} does not say what data it is for, nor what it takes; name a data set or a folder with "
+            "--data, a folder of a few images with --images, or the shape of one input with --input-shape 3x224x224"
+        )
+    messages.print("No data were given: outputs are compared with the original's on noise, and nothing is retrained.")
+    return fitting("noise", network)
+
+
+def network_and_data(model: str, weights: Path | None, data: str | None) -> tuple["LoadedModel", "Dataset"]:
+    """The network and data that fit each other."""
+    network = dovetail.load_model(model, weights)
+    return network, fitting(data or dataset_of(network.dataset, network.name), network)
+
+
+def dataset_of(name: Any, whose: str) -> str:
+    """The name of the data set that something says it is for; DataError if it says nothing."""
+    if not name:
+        raise DataError(f"{whose} does not say what data it is for; name a data set or a folder with --data")
+    return str(name)
+
+
+def shaped(network: "LoadedModel", shape: str | None) -> "LoadedModel":
+    """The network, told what one input is like."""
+    if shape is None:
+        return network
+    sides = tuple(int(side) for side in shape.split("x") if side.isascii() and side.isdigit())
+    if len(sides) != shape.count("x") + 1 or min(sides) < 1:
+        raise DataError(f"--input-shape is channels, height and width as in 3x224x224, got {shape!r}")
+    return replace(network, input_shape=sides)
+
+
+def fitting(data: str, network: "LoadedModel") -> "Dataset":
+    """The data set, once the network was seen to run on its first image."""
+    dataset = dovetail.load_dataset(data, network.input_shape)
+    dovetail.trace(network.module, dataset.example())
+    if dataset.task.targets_from_original and not dataset.synthetic:
+        dataset = replace(dataset, task=dovetail.matching(_outputs(network, dataset)))
+    return dataset
+
+
+def _outputs(network: "LoadedModel", dataset: "Dataset") -> "torch.Tensor":
+    """What the network makes of the first image."""
+    with torch.no_grad():
+        outputs = network.module(dataset.example())
+    if not isinstance(outputs, torch.Tensor):
+        raise ModelError(f"{network.name} gives {len(outputs)} outputs; a network that gives one tensor is expected")
+    return outputs
