@@ -1,7 +1,7 @@
 """One run of a network's graph in which every tensor carries channel labels.
 
 Functions that only move data are run on the labels themselves, so that they need no rules of their own. Layers and
-arithmetic follow the rules in `rules`. Anything unknown freezes what goes into it, and the reason is kept.
+arithmetic follow `rules`, found by `rule_tables`. Anything unknown freezes what goes into it, and the reason is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
 from dovetail.errors import ModelError
-from dovetail.methods.channels import rules
+from dovetail.methods.channels import rule_tables
 from dovetail.methods.channels.labels import Array, Classes, Labels, compact, constant, from_tensor
 
 Kind = Literal["plain", "moves", "pads", "routes", "computes"]
@@ -78,11 +78,11 @@ class Walk(fx.Interpreter):
         if n.op == "call_module":
             return self._module(n, value)
         name = function_name(n)
-        if name in rules.PASSES:
+        if name in rule_tables.PASSES:
             return self.source(n)
-        if name in rules.MOVES:
+        if name in rule_tables.MOVES:
             return self._move(n)
-        rule = rules.FUNCTIONS.get(name)
+        rule = rule_tables.FUNCTIONS.get(name)
         return self.unknown(n, value) if rule is None else rule(self, n, value)
 
     def _module(self, n: fx.Node, value: Any) -> Any:
@@ -92,9 +92,9 @@ class Walk(fx.Interpreter):
         if not n.all_input_nodes:
             held = [name for name, tensor in module.named_buffers() if tensor.shape == value.shape]
             return self.read(f"{path}.{held[0]}", value) if held else blank(value)
-        if isinstance(module, rules.MOVING_MODULES):
+        if isinstance(module, rule_tables.MOVING_MODULES):
             return self._move(n)
-        for kinds, rule in rules.MODULES:
+        for kinds, rule in rule_tables.MODULES:
             if isinstance(module, kinds):
                 return rule(self, n, value)
         return self.unknown(n, value, f"{path} is a {type(module).__name__}, for which there is no rule")
