@@ -13,7 +13,7 @@ from dovetail.errors import ModelError, RecipeError
 from dovetail.methods import METHODS, Method
 from dovetail.methods.constraint import Step, bake, constraints, find, layouts
 from dovetail.methods.factorize.smartdeal import PowersTimesBasis
-from dovetail.methods.method import Context
+from dovetail.methods.method import Context, nearest
 from dovetail.recipe import ILLEGAL
 
 PICTURES = torch.randn(16, 2, 9, 9, generator=torch.Generator().manual_seed(1))
@@ -72,6 +72,13 @@ def same_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_nearest_paths_begin_like_the_pattern() -> None:
+    paths = ["layer3.0.conv1", "conv1", "layer2.0.conv1", "layer1.0.conv2"]
+    assert nearest("layr1*", paths)[0] == "layer1.0.conv2"
+    assert nearest("cnv1", paths)[0] == "conv1"
+    assert nearest("encoder.*", ["0", "3", "7"]) == []
 
 
 class TestEveryMethod:

@@ -138,8 +138,8 @@ class Decomposition(Method):
         if least > wanted:
             reached = math.ceil(1000 * least / total) / 1000
             raise RecipeError(
-                f"the {what} cannot be met by {self.name}: {reached:g} is the closest it comes, for {rest / total:.1%} "
-                "are in layers that it does not take"
+                f"the {what} cannot be met by {self.name}: {reached:g} is the closest it comes"
+                + (f", for {rest / total:.1%} are in layers that it does not take" if rest > 0.001 * total else "")
             )
         if self.budget.quantity != "latency":
             return allocate(scan, wanted - rest, f"{what} of {total:.4g} (of which {rest:.4g} are in other layers)")

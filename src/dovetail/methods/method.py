@@ -90,7 +90,7 @@ class Method(ABC):
         """
         found = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in self.layers)]
         if not found:
-            near = difflib.get_close_matches(self.layers[0], paths, n=3, cutoff=0.5)
+            near = nearest(self.layers[0], paths)
             hint = f"the nearest are {near}" if near else f"the layers it could take are {list(paths)}"
             raise ModelError(f"{self.name}: no layer matches {list(self.layers)}; {hint}")
         return found
@@ -111,6 +111,18 @@ def weight_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim >= 2 and weight.is_floating_point():
             yield path, weight.detach()
+
+
+def nearest(pattern: str, paths: Sequence[str]) -> list[str]:
+    """Up to three paths that are, or begin, much like what the pattern says."""
+
+    def likeness(path: str) -> float:
+        beginnings = (path[:end] for end in (*(i for i, c in enumerate(path) if c == "."), len(path)))
+        return max(difflib.SequenceMatcher(None, wanted, beginning).ratio() for beginning in beginnings)
+
+    wanted = pattern.rstrip("*.")
+    found = sorted(((likeness(path), path) for path in paths), key=lambda pair: -pair[0])
+    return [path for ratio, path in found[:3] if ratio >= 0.5]
 
 
 def check(holds: bool, method: str, field: str, expected: str, found: object) -> None:

@@ -27,13 +27,16 @@ layer from the measured rise of the loss.
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from dovetail.errors import RecipeError
 from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.budget import Budget
 from dovetail.methods.channels import dependencies
@@ -153,7 +156,7 @@ class Penni(Method):
         if self.budget is None:
             chosen = {name: own[0] for name, own in options.items()}
         else:
-            chosen = allocate(options, self._permitted(model, plan, context), f"budget {self.budget.quantity}")
+            chosen = allocate(options, self._permitted(model, plan, options, context))
         now = measure(model, context.example)
         rows: Plan = {}
         for name, row in plan.items():
@@ -200,15 +203,29 @@ class Penni(Method):
             held.mask.copy_(before)
         return options
 
-    def _permitted(self, model: nn.Module, plan: Plan, context: Context) -> float:
-        """What the layers taken may cost together, so that the network meets the budget."""
+    def _permitted(
+        self, model: nn.Module, plan: Plan, options: Mapping[str, Sequence[Option]], context: Context
+    ) -> float:
+        """What the layers taken may cost together, so that the network meets the budget.
+
+        Raises:
+            RecipeError: their cheapest options cost more; says what fraction can be reached.
+        """
         assert self.budget is not None
         quantity = self.budget.quantity
         before = sum(row[quantity][0] for row in plan.values())
         now = measure(model, context.example)
         whole = nonzero_macs(model, context.example) if quantity == "macs" else sum(s.params for s in now.values())
         rest = whole - sum(getattr(now[name], quantity) for name in plan)
-        return float(self.budget.fraction * (before + rest) - rest)
+        permitted = float(self.budget.fraction * (before + rest) - rest)
+        least = sum(min(option.cost for option in own) for own in options.values())
+        if least > permitted:
+            reached = math.ceil(1000 * (least + rest) / (before + rest)) / 1000
+            raise RecipeError(
+                f"the budget {quantity} = {self.budget.fraction:g} cannot be met by penni: {reached:g} is the closest "
+                "it comes"
+            )
+        return permitted
 
 
 def accepts(layer: nn.Module) -> bool:

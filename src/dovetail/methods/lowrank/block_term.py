@@ -34,7 +34,7 @@ FRACTIONS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTerm(KernelDecomposition):
-    """Groups of channels that meet only in the 1 x 1 convolutions around them."""
+    """Makes each convolution one in groups, whose channels meet only in a 1 x 1 before and a 1 x 1 after it."""
 
     name: ClassVar[str] = "block_term"
 

@@ -40,7 +40,7 @@ not 11, and the squared error is 3 % higher."""
 
 @dataclass(frozen=True, kw_only=True)
 class Cp(KernelDecomposition):
-    """A sum of rank-one kernels."""
+    """Makes each convolution a sum of kernels of rank one: 1 x 1, depthwise, 1 x 1."""
 
     name: ClassVar[str] = "cp"
 

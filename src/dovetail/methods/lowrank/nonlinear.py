@@ -58,7 +58,7 @@ class Responses:
 
 @dataclass(frozen=True, kw_only=True)
 class Nonlinear(Decomposition):
-    """Puts few filters and a 1x1 convolution in the place of each convolution (groups 1) and linear layer."""
+    """Makes each layer two with few channels between them, so that what comes out of its ReLU changes least."""
 
     name: ClassVar[str] = "nonlinear"
 

@@ -42,7 +42,7 @@ COSTS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0625)
 
 @dataclass(frozen=True, kw_only=True)
 class Svd(Decomposition):
-    """Puts two layers of few channels in between in the place of each convolution (groups 1) and linear layer."""
+    """Makes each convolution (groups 1) and linear layer two with few channels between them, by truncated SVD."""
 
     name: ClassVar[str] = "svd"
 

@@ -37,7 +37,7 @@ FRACTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tucker2(KernelDecomposition):
-    """Reduces the channels in and the channels out of a convolution to subspaces."""
+    """Makes each convolution one between fewer channels, with a 1 x 1 before and a 1 x 1 after it."""
 
     name: ClassVar[str] = "tucker2"
 
