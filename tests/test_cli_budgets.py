@@ -128,6 +128,14 @@ def test_the_plan_is_shown_before_anything_is_done(
     assert "MACs by layer, step 1: tucker2" in page and "http-equiv" in page
 
 
+def test_channels_that_go_together_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("compress", "resnet8_fashion", "--data", "noise", "--recipe", "channels", "--macs", 0.5, "--dry-run")
+    assert run(*command, "--out", tmp_path) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of 16 │" in shown and "counted above" in shown and "together" in shown and "of them)" not in shown
+    assert "speed-up as measured:" in shown
+
+
 class TestBadInput:
     """Each is answered with one sentence before any work."""
 
@@ -142,6 +150,7 @@ class TestBadInput:
             (("--recipe", "tucker"), "did you mean 'tucker2'"),
             (("--recipe", "backwards.toml"), "svd cannot follow magnitude"),
             (("--recipe", "nowhere.toml"), "cannot read the recipe nowhere.toml"),
+            (("--recipe", "penni", "--params", 0.01), "params = 0.01 cannot be met by penni: 0."),
             (("--recipe", "encoder.toml"), "no layer matches ['encoder.*']"),
             (("--recipe", "ranks.toml"), "svd"),
         ],

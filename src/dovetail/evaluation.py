@@ -237,14 +237,14 @@ def in_words(kinds: Collection[Kind], times: Mapping[str, float], layers: tuple[
         return f"Latency stays: {zeros}. The file shrinks."
     if not times:
         return "Whether latency falls was not measured."
-    found = ", ".join(f"{factor:.2f} times on {target}" for target, factor in times.items())
+    found = ", ".join(f"{factor:.2f} on {target}" for target, factor in times.items())
     if min(times.values()) >= FASTER:
-        return f"Latency falls, for the layers themselves are smaller: faster by {found}, measured."
+        return f"Latency falls, for the layers themselves are smaller; speed-up as measured: {found}."
     more = ""
     if layers is not None and layers[1] > layers[0]:
         more = f", and {layers[1]} layers have more of it than {layers[0]}"
     reason = f"layers this small take their time for being called and for moving data, not for multiplying{more}"
-    return f"Latency hardly falls, if at all: faster by {found}, measured; {reason}."
+    return f"Latency hardly falls, if at all (speed-up as measured: {found}): {reason}."
 
 
 def expectations(

@@ -25,7 +25,9 @@ from dovetail.runtime.files import write_atomically
 Plan = Mapping[str, Mapping[str, Any]]
 Titled = tuple[str, Plan]
 COLUMNS = ("layer", "setting", "MACs", "parameters", "loss rise")
-SHOWN = ("macs", "params", "loss_rise", "weights", "setting")
+SHOWN = ("macs", "params", "loss_rise", "weights", "setting", "removed", "kernels")
+ELSEWHERE = "counted above"
+"""Of channels that lie in layers whose other channels have a row of their own."""
 NOTE = {
     "macs": "Multiply-accumulates of one input.",
     "params": "Numbers in the layer's weights; where single weights are pruned, those that are not zero.",
@@ -60,7 +62,7 @@ def plan_table(title: str, plan: Plan) -> Table:
         table.add_section()
         rises = [row.loss_rise for row in rows if row.loss_rise is not None]
         total = f"{sum(rises):.4f}" if rises else ""
-        table.add_row(f"{len(rows)} layers", "", _change(_sum(rows, "macs")), _change(_sum(rows, "params")), total,
+        table.add_row("together", "", _change(_sum(rows, "macs")), _change(_sum(rows, "params")), total,
                       style="bold")  # fmt: skip
     return table
 
@@ -100,6 +102,8 @@ def _setting(row: Mapping[str, Any]) -> str:
     given = row.get("setting")
     chosen = dict(given) if isinstance(given, Mapping) else {} if given is None else {"": given}
     chosen |= {key: value for key, value in row.items() if key not in SHOWN}
+    if "kept" in chosen and "units" in chosen:
+        chosen["kept"] = f"{_value(chosen['kept'])} of {chosen.pop('units')}"
     return ", ".join(f"{key} {_value(value)}".strip() for key, value in chosen.items())
 
 
@@ -117,7 +121,9 @@ def _sum(rows: Sequence[_Row], field: str) -> tuple[float, float] | None:
 
 
 def _change(pair: tuple[float, float] | None) -> str:
-    return "" if pair is None else f"{pair[0]:,.0f} → {pair[1]:,.0f} ({pair[1] / pair[0]:.0%})" if pair[0] else "0"
+    if pair is None:
+        return ""
+    return f"{pair[0]:,.0f} → {pair[1]:,.0f} ({pair[1] / pair[0]:.0%})" if pair[0] else ELSEWHERE
 
 
 def _charts(title: str, number: int, plan: Plan) -> list[Chart]:
@@ -133,7 +139,9 @@ def _charts(title: str, number: int, plan: Plan) -> list[Chart]:
                 Series(when, tuple(pair[side] / scale for _, pair in having), colour)
                 for side, (when, colour) in enumerate((("before", BEFORE), ("after", AFTER)))
             )
-            texts = tuple(" → ".join(format_number(end / scale) for end in pair) for _, pair in having)
+            texts = tuple(
+                " → ".join(format_number(end / scale) for end in pair) if pair[0] else ELSEWHERE for _, pair in having
+            )
             labels = tuple(layer for layer, _ in having)
             found.append(
                 Chart(

@@ -53,6 +53,7 @@ def summary_table(record: Record) -> Table:
             )
     words = ["No data were given: outputs are compared on noise."] if record.synthetic else []
     table.caption = Text(" ".join([*words, record.speed]).strip()) if words or record.speed else None
+    table.caption_justify = "left"
     return table
 
 
@@ -154,7 +155,7 @@ def _quantity(quantity: Quantity | None) -> str:
     if quantity is None:
         return ""
     text = f"{format_number(quantity.value)} {quantity.unit}"
-    if quantity.low is None or quantity.high is None:
+    if quantity.low is None or quantity.high is None or quantity.low == quantity.high:
         return text
     return f"{text} ({format_number(quantity.low)} to {format_number(quantity.high)})"
 
