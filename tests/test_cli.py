@@ -312,8 +312,12 @@ class TestAnotherProcess:
         assert not list(tmp_path.iterdir())
 
     def test_interrupt(self, tmp_path: Path) -> None:
+        # A shell has what it starts in the background ignore interrupts, and the tests may have been started so.
+        heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         command = [
-            *COMMAND,
+            sys.executable,
+            "-c",
+            f"{heeding}; from dovetail.cli import main; main()",
             "train",
             "lenet_300_100",
             "--data",
