@@ -57,3 +57,8 @@ def test_probabilities_are_matched_as_they_are():
     logits, taught = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 2.0]])
     expected = MatchOutputs().loss(logits, taught)
     torch.testing.assert_close(MatchOutputs().loss(logits.softmax(1), taught.softmax(1)), expected)
+
+
+def test_a_sample_without_output_does_not_rule_the_error_of_all() -> None:
+    targets = torch.tensor([[1.0, 2.0], [1e-6, 0.0]])
+    assert CloseOutputs().loss(targets + 1e-3, targets) < 1e-6

@@ -76,8 +76,11 @@ class CloseOutputs(Task):
     targets_from_original: ClassVar[bool] = True
 
     def loss(self, outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """||y - y'||^2 / ||y||^2 of each sample's outputs y' against the original's y; smoothing is ignored."""
-        return _relative_error(outputs, targets).mean()
+        """||y - y'||^2 / ||y||^2 of all samples' outputs y' against the original's y; smoothing is ignored.
+
+        Not of each: for a sample without any output, such as a picture without text, that says nothing.
+        """
+        return (outputs - targets).float().square().sum() / targets.float().square().sum().clamp_min(1e-30)
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """1 - ||y - y'||^2 / ||y||^2, and 0 where the error is larger than the outputs themselves."""
