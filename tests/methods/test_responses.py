@@ -54,6 +54,14 @@ def test_patches_of_a_linear_layer_are_its_inputs(shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(found, outputs(model, ["0"], inputs)["0"])
 
 
+def test_of_few_images_all_positions_are_taken_of_many_ten_each() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    few = torch.randn(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    expected = model(few).detach().flatten(2).transpose(1, 2).flatten(0, 1)
+    assert torch.equal(outputs(model, ["0"], few)["0"], expected)
+    assert len(outputs(model, ["0"], few.repeat(400, 1, 1, 1))["0"]) == 1200 * 10
+
+
 class Residual(nn.Module):
     """Every kind of junction, written with values that are changed in place."""
 

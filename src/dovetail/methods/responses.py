@@ -6,6 +6,7 @@ inputs and the same seed are sampled at the same positions, so their responses c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 POSITIONS = 10
-"""Positions an image (Zhang et al., TPAMI 2016, section 4.1)."""
+"""Positions an image, at least (Zhang et al., TPAMI 2016, section 4.1)."""
+
+SAMPLES = 10_000
+"""Positions of all inputs together, at least: of few images more are taken, or what is fitted fits only these."""
 
 BATCH = 125
 
@@ -23,26 +27,33 @@ class _Enough(Exception):  # noqa: N818 (no error)
     """Ends a forward pass once the last layer of interest has run."""
 
 
+def positions_of(inputs: Tensor) -> int:
+    """How many positions of each of these inputs (N, ...) are sampled."""
+    return max(POSITIONS, math.ceil(SAMPLES / len(inputs)))
+
+
 def outputs(
-    model: nn.Module, paths: Iterable[str], inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0
+    model: nn.Module, paths: Iterable[str], inputs: Tensor, *, positions: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
     """For each layer (or stack of layers) its outputs (n, T) at sampled positions of every input."""
     wanted = list(paths)
+    count = positions or positions_of(inputs)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return _sampled(y, positions, seed)
+        return _sampled(y, count, seed)
 
     return _collect(model, wanted, inputs, sample)
 
 
-def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0) -> Tensor:
+def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> Tensor:
     """What the convolution (groups 1) or linear layer at `path` sees at these positions: (n, S * R * S'), (n, F).
 
     Column order is that of weight.flatten(1), so that patches @ weight.flatten(1).T + bias are its outputs.
     """
+    count = positions or positions_of(inputs)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        chosen = _positions(_rows(y), positions, seed)
+        chosen = _positions(_rows(y), count, seed)
         if isinstance(layer, nn.Conv2d):
             return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
         return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
@@ -50,10 +61,11 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int = POS
     return _collect(model, [path], inputs, sample)[path]
 
 
-def values(part: nn.Module, inputs: Tensor, *, positions: int = POSITIONS, seed: int = 0) -> list[Tensor]:
+def values(part: nn.Module, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> list[Tensor]:
     """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T)."""
+    count = positions or positions_of(inputs)
     with torch.no_grad():
-        found = [[_sampled(y, positions, seed) for y in part(x)] for x in torch.split(inputs, BATCH)]
+        found = [[_sampled(y, count, seed) for y in part(x)] for x in torch.split(inputs, BATCH)]
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
@@ -106,7 +118,10 @@ def _rows(y: Tensor) -> Tensor:
 
 
 def _positions(rows: Tensor, count: int, seed: int) -> Tensor:
-    """Positions (N, count) among those that the rows (N, positions, T) have, drawn with replacement."""
+    """Positions (N, count) among those that the rows (N, positions, T) have, drawn with replacement; all of them where
+    there are no more."""
+    if count >= rows.shape[1]:
+        return torch.arange(rows.shape[1]).expand(len(rows), -1)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(rows.shape[1], (len(rows), min(count, rows.shape[1])), generator=generator)
 

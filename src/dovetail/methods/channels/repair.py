@@ -23,7 +23,7 @@ from dovetail.methods.channels.removal import Removed, remove
 from dovetail.methods.graph import followers, symbolic
 from dovetail.methods.method import Context
 from dovetail.methods.reconstruction import RIDGE, regress
-from dovetail.methods.responses import BATCH, POSITIONS, _positions, _rows, outputs, patches
+from dovetail.methods.responses import BATCH, _positions, _rows, outputs, patches, positions_of
 
 SUMS = ("add", "iadd")
 LEAST_SCALE = 0.1
@@ -149,15 +149,16 @@ def _sum_after(graph: fx.GraphModule, path: str, norm: str | None) -> tuple[str,
 class _Sampler(fx.Interpreter):
     """Notes rows of the values of some nodes."""
 
-    def __init__(self, graph: fx.GraphModule, names: list[str]) -> None:
+    def __init__(self, graph: fx.GraphModule, names: list[str], positions: int) -> None:
         super().__init__(graph)
+        self.positions = positions
         self.rows: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self.rows:
             rows = _rows(value)
-            chosen = _positions(rows, POSITIONS, 0)
+            chosen = _positions(rows, self.positions, 0)
             self.rows[n.name].append(rows[torch.arange(len(rows))[:, None], chosen].flatten(0, 1))
         return value
 
@@ -167,7 +168,7 @@ def sampled(graph: fx.GraphModule, names: list[str], inputs: Tensor) -> dict[str
     """Values (n, T) of nodes at the positions at which `responses.outputs` takes those of layers."""
     if not names:
         return {}
-    sampler = _Sampler(graph, names)
+    sampler = _Sampler(graph, names, positions_of(inputs))
     for x in torch.split(inputs, BATCH):
         sampler.run(x)
     return {name: torch.cat(rows) for name, rows in sampler.rows.items()}
