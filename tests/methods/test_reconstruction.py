@@ -83,3 +83,15 @@ def test_layers_are_found_with_their_shapes_and_replaced_whole() -> None:
     torch.testing.assert_close(model(IMAGES), before)
     again = called(model, IMAGES[:1], lambda layer: isinstance(layer, nn.Conv2d))
     assert list(again) == ["0"], "the factors of a layer are not decomposed again"
+
+
+class PaddedByItself(nn.Conv2d):
+    """As in networks that came from TensorFlow."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1)))
+
+
+def test_a_layer_with_a_forward_pass_of_its_own_is_left_alone() -> None:
+    model = nn.Sequential(PaddedByItself(1, 2, 2), nn.Conv2d(2, 2, 1))
+    assert list(called(model, torch.zeros(1, 1, 4, 4), lambda layer: isinstance(layer, nn.Conv2d))) == ["1"]
