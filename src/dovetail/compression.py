@@ -341,9 +341,11 @@ def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | N
     loss, example = partial(mean_loss, batches=batches), dataset.example()
     if dataset.synthetic:
         return Context(loss=loss, example=example, original=original, latency=latency)
+    probed = _first(batches, PROBE_IMAGES)
     return Context(
         loss=loss,
-        probe=partial(mean_loss, batches=_first(batches, PROBE_IMAGES)),
+        probe=partial(mean_loss, batches=probed),
+        probe_images=sum(len(inputs) for inputs, _ in probed),
         example=example,
         inputs=_calibration(dataset),
         original=original,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.errors import RecipeError
-from dovetail.methods.allocation import Option, allocate, greedy
+from dovetail.methods.allocation import Option, allocate, greedy, measured_at, rises
 from dovetail.methods.budget import Budget
 
 OPTIONS = st.dictionaries(
@@ -63,3 +63,17 @@ def test_a_budget_is_one_fraction(wrong: dict[str, float]) -> None:
 
 def test_a_budget_says_what_it_is_of() -> None:
     assert (Budget(latency=0.25).quantity, Budget(latency=0.25).fraction) == ("latency", 0.25)
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_the_settings_to_measure_are_spread_and_have_the_last(settings_count: int, probes: int) -> None:
+    chosen = measured_at(settings_count, probes)
+    assert chosen == sorted(set(chosen)) and chosen[-1] == settings_count - 1 and chosen[0] >= 0
+    assert len(chosen) == min(settings_count, probes)
+
+
+def test_rises_between_those_measured_are_in_proportion() -> None:
+    errors = [0.1, 0.2, 0.4, 0.8]
+    assert rises(errors, {3: 1.6}) == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert rises(errors, {0: 0.1, 2: 0.8}) == pytest.approx([0.1, 0.2 * (1 + 1 / 3), 0.8, 1.6])
+    assert rises(errors, dict(enumerate([0.5, 0.4, 0.3, 0.2]))) == [0.5, 0.4, 0.3, 0.2]

@@ -58,6 +58,27 @@ def allocate(options: Mapping[str, Sequence[Option]], limit: float, what: str = 
     return {layer: option for (layer, option), taken in zip(flat, found.x, strict=True) if taken > 0.5}
 
 
+def measured_at(settings: int, probes: int) -> list[int]:
+    """Which of so many settings to measure where only so many probes can be afforded: the last, and others evenly."""
+    if probes >= settings:
+        return list(range(settings))
+    return sorted({settings - 1 - round(i * settings / max(1, probes)) for i in range(max(1, probes))})
+
+
+def rises(errors: Sequence[float], measured: Mapping[int, float]) -> list[float]:
+    """The rise of the loss for every setting, from those measured at some of them.
+
+    `errors` is what each setting loses by a cheap measure. The rise is taken as proportional to it, and the factor
+    interpolated between the settings that were measured. Measured ones are returned as they are.
+    """
+    if not measured:
+        return []
+    known = sorted(measured, key=lambda i: errors[i])
+    factors = [measured[i] / max(errors[i], 1e-30) for i in known]
+    factor = np.interp(errors, [errors[i] for i in known], factors)
+    return [measured.get(i, float(error * factor[i])) for i, error in enumerate(errors)]
+
+
 def greedy(options: Mapping[str, Sequence[Option]], limit: float, what: str = "budget") -> dict[str, Option]:
     """The baseline: from the dearest options, always take the step that loses least for the cost it saves."""
     _check(options, limit, what)

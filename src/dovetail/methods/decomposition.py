@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import RecipeError
 from dovetail.methods import layers as network_layers
-from dovetail.methods.allocation import Option, allocate
+from dovetail.methods.allocation import Option, allocate, measured_at, rises
 from dovetail.methods.budget import Budget
 from dovetail.methods.layers import Call, called
 from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
@@ -106,25 +106,30 @@ class Decomposition(Method):
         return {path: calls[path] for path in self.chosen(list(calls))}
 
     def scan(self, model: nn.Module, calls: Mapping[str, Call], context: Context) -> dict[str, list[Option]]:
-        """The options of each layer, what they cost in the budget's quantity, and what the loss rises by."""
+        """The options of each layer, what they cost in the budget's quantity, and what the loss rises by.
+
+        Where the network is so large that probing all of them takes too long, the rises of some are taken as
+        proportional to their weights' errors.
+        """
         trial = copy.deepcopy(model)
-        probe = context.probe
-        base = probe(trial) if probe is not None else 0.0
+        base = context.probe(trial) if context.probe is not None else 0.0
+        probes = context.probes(model, len(calls))
         found: dict[str, list[Option]] = {}
         for path, call in calls.items():
-            found[path] = [Option(None, self._cost(call.layer, call, context), 0.0)]
+            whole = self._cost(call.layer, call, context)
             settings = self.options(call.layer)
-            for setting, stack in zip(settings, self.solve(model, path, settings, context), strict=True):
-                cost = self._cost(stack, call, context)
-                if cost >= found[path][0].cost:
-                    continue
-                if probe is None:
-                    rise = weight_error(call, stack)
-                else:
-                    network_layers.replace(trial, path, copy.deepcopy(stack))
-                    rise = probe(trial) - base
-                found[path].append(Option(setting, cost, rise))
-            trial.set_submodule(path, copy.deepcopy(call.layer))
+            rows = [
+                (setting, stack, cost)
+                for setting, stack in zip(settings, self.solve(model, path, settings, context), strict=True)
+                if (cost := self._cost(stack, call, context)) < whole
+            ]
+            stacks = [stack for _, stack, _ in rows]
+            if context.probe is None:
+                losses = [weight_error(call, stack) for stack in stacks]
+            else:
+                losses = _probed(context.probe, trial, call, stacks, probes, base)
+            options = [Option(setting, cost, loss) for (setting, _, cost), loss in zip(rows, losses, strict=True)]
+            found[path] = [Option(None, whole, 0.0), *options]
         return found
 
     def _allocate(
@@ -193,6 +198,25 @@ class Decomposition(Method):
             "params": [network_layers.parameters(layer) for layer in (call.layer, stack)],
         }
         return row if rise is None else row | {"loss_rise": rise}
+
+
+def _probed(
+    probe: Callable[[nn.Module], float],
+    trial: nn.Module,
+    call: Call,
+    stacks: list[nn.Sequential],
+    probes: int,
+    base: float,
+) -> list[float]:
+    """What the loss rises by with each of these stacks in the layer's place in `trial`; `probes` of them are tried."""
+    measured = {}
+    for i in measured_at(len(stacks), probes):
+        network_layers.replace(trial, call.path, copy.deepcopy(stacks[i]))
+        measured[i] = probe(trial) - base
+    trial.set_submodule(call.path, copy.deepcopy(call.layer))
+    if len(measured) == len(stacks):
+        return [measured[i] for i in range(len(stacks))]
+    return rises([weight_error(call, stack) for stack in stacks], measured)
 
 
 def target_network(model: nn.Module, paths: list[str], context: Context) -> nn.Module:

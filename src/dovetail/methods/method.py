@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from dovetail.errors import ModelError, RecipeError
+from dovetail.workload.trace import trace
 
 Plan = dict[str, dict[str, Any]]
 """What a method will do to each weight, by the weight's name; JSON-able, so that it can be shown and replayed."""
@@ -22,6 +23,10 @@ Kind = Literal["shrink", "rebuild", "prune", "share", "code"]
 the weights' values, or codes them for storage. Steps of a recipe go in this order (`recipe.check_chain`)."""
 
 KINDS: tuple[Kind, ...] = ("shrink", "rebuild", "prune", "share", "code")
+
+
+SCAN_MACS = 5e12
+"""Multiply-accumulates that all probes of a scan may take together: minutes on one core."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Context:
     probe: Callable[[nn.Module], float] | None = None
     """The same on fewer images, for scans of many settings; None where there are no data (then measure weights)."""
 
+    probe_images: int = 0
+    """How many images that is."""
+
     inputs: Tensor | None = None
     """Unlabelled inputs (N, ...) for statistics and reconstruction; None where there are no data."""
 
@@ -48,6 +56,11 @@ class Context:
 
     rebuilding: bool = False
     """Whether only the structure matters, because the values of all tensors will be loaded afterwards."""
+
+    def probes(self, model: nn.Module, scanned: int) -> int:
+        """How many settings of each of so many layers or groups a scan can afford to probe; one at least."""
+        each = trace(model, self.example[:1]).macs * max(1, self.probe_images) * max(1, scanned)
+        return max(1, int(SCAN_MACS / max(1, each)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from dovetail.errors import ModelError, RecipeError
+from dovetail.methods.allocation import measured_at, rises
 from dovetail.methods.budget import Budget
 from dovetail.methods.channels.costs import Costs, share_out
 from dovetail.methods.channels.groups import Dependencies, Group, dependencies
@@ -96,23 +97,30 @@ class Channels(Method):
         return chosen_groups(self, found)
 
     def _curves(self, model: nn.Module, groups: Mapping[str, Group], context: Context) -> dict[str, dict[int, float]]:
-        """The rise of the loss for each size that a group may have."""
+        """The rise of the loss for each size that a group may have.
+
+        Where the network is so large that probing all sizes takes too long, the rises of some are taken as
+        proportional to the importance that goes.
+        """
         order = scores(model, context.example, context.inputs, self.importance)
         trial = copy.deepcopy(model).eval()
         found = dependencies(trial, context.example)
         state = {name: tensor.clone() for name, tensor in trial.state_dict().items()}
         base = context.probe(trial) if context.probe is not None else 0.0
+        probes = context.probes(model, len(groups))
         curves: dict[str, dict[int, float]] = {}
         for name, group in groups.items():
-            curves[name] = {group.size: 0.0}
-            for size in self._sizes(group.size):
-                goes = least_important(order[name], size)
-                if context.probe is None:
-                    curves[name][size] = float(order[name][goes].sum() / order[name].sum().clamp_min(1e-30))
-                else:
-                    mask(found, {name: goes})
-                    curves[name][size] = context.probe(trial) - base
+            sizes = self._sizes(group.size)
+            lost = [least_important(order[name], size) for size in sizes]
+            rise = [float(order[name][goes].sum() / order[name].sum().clamp_min(1e-30)) for goes in lost]
+            if context.probe is not None:
+                measured = {}
+                for i in measured_at(len(sizes), probes):
+                    mask(found, {name: lost[i]})
+                    measured[i] = context.probe(trial) - base
                     trial.load_state_dict(state)
+                rise = rises(rise, measured)
+            curves[name] = {group.size: 0.0, **dict(zip(sizes, rise, strict=True))}
         return curves
 
     def _sizes(self, size: int) -> list[int]:
