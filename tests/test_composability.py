@@ -5,6 +5,7 @@ frozen artefact answers as the module does, and the parts sum to the file.
 """
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch import nn
 from dovetail.compression import preview
 from dovetail.data import Dataset, TensorSplit
 from dovetail.data.task import Classification
-from dovetail.errors import ModelError, RecipeError
-from dovetail.methods import METHODS
+from dovetail.errors import RecipeError
+from dovetail.methods import METHODS, Method
+from dovetail.methods.budget import Budget
 from dovetail.recipe import Recipe, RecipeStep, check_chain
 from dovetail.runtime import Session, freeze
 
@@ -77,22 +79,25 @@ def chains() -> list[tuple[str, ...]]:
 
 
 def legal(chain: tuple[str, ...]) -> bool:
+    """Whether the order is legal, and a second method of a kind would find channels and layers that the first left."""
     try:
         check_chain([METHODS[name]() for name in chain])
     except RecipeError:
         return False
-    return True
+    kinds = [METHODS[name].kind for name in chain]
+    return kinds.count("shrink") <= 1 and kinds.count("rebuild") <= 1
+
+
+def mild(name: str) -> Method:
+    """The method with a budget that is within reach after any other."""
+    method = METHODS[name]()
+    return replace(method, budget=Budget(macs=0.9)) if getattr(method, "budget", None) else method
 
 
 @pytest.mark.parametrize("chain", chains(), ids=" > ".join)
 def test_a_legal_chain_gives_one_file_that_computes_the_same(chain: tuple[str, ...]) -> None:
-    recipe = Recipe(name="chain", steps=tuple(RecipeStep(method=METHODS[name]()) for name in chain))
-    try:
-        model = preview(network(), dataset(), recipe).model
-    except (ModelError, RecipeError) as error:
-        # After a method that took most of the network away another's default budget may be out of reach.
-        assert len(chain) > 1 and ("no layer matches" in str(error) or "cannot be met" in str(error)), error
-        pytest.skip(str(error))
+    recipe = Recipe(name="chain", steps=tuple(RecipeStep(method=mild(name)) for name in chain))
+    model = preview(network(), dataset(), recipe).model
     artefact = freeze(model, dataset().example())
     inputs = dataset().example(8)
     with torch.no_grad():
