@@ -25,7 +25,7 @@ from dovetail.runtime.files import write_atomically
 Plan = Mapping[str, Mapping[str, Any]]
 Titled = tuple[str, Plan]
 COLUMNS = ("layer", "setting", "MACs", "parameters", "loss rise")
-SHOWN = ("macs", "params", "loss_rise", "weights", "setting", "removed", "kernels")
+SHOWN = ("macs", "params", "loss_rise", "weights", "setting", "removed", "kernels", "norms")
 ELSEWHERE = "counted above"
 """Of channels that lie in layers whose other channels have a row of their own."""
 NOTE = {
@@ -50,20 +50,26 @@ class _Row:
 
 
 def plan_table(title: str, plan: Plan) -> Table:
-    """What a step will do, layer by layer, with the sums over the layers it takes."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("layer", "setting") else "right", overflow="fold")
+    """What a step will do, layer by layer, and the sums over its layers; columns with nothing in them are left out."""
     rows = list(_rows(plan))
-    for row in rows:
-        rise = "" if row.loss_rise is None else f"{row.loss_rise:.4f}"
-        table.add_row(Text(row.layer), Text(row.setting), _change(row.macs), _change(row.params), rise)
-    if rows:
+    rises = [row.loss_rise for row in rows if row.loss_rise is not None]
+    lines = [(row.layer, row.setting, _change(row.macs), _change(row.params), _rise(row.loss_rise)) for row in rows]
+    total = (
+        "together",
+        "",
+        _change(_sum(rows, "macs")),
+        _change(_sum(rows, "params")),
+        _rise(sum(rises) if rises else None),
+    )
+    shown = [number for number in range(len(COLUMNS)) if number == 0 or any(line[number] for line in lines)]
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    for number in shown:
+        table.add_column(COLUMNS[number], justify="left" if number < 2 else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(line[number]) for number in shown))
+    if any(total[1:]):
         table.add_section()
-        rises = [row.loss_rise for row in rows if row.loss_rise is not None]
-        total = f"{sum(rises):.4f}" if rises else ""
-        table.add_row("together", "", _change(_sum(rows, "macs")), _change(_sum(rows, "params")), total,
-                      style="bold")  # fmt: skip
+        table.add_row(*(total[number] for number in shown), style="bold")
     return table
 
 
@@ -95,6 +101,10 @@ def _rows(plan: Plan) -> Iterator[_Row]:
 
 def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
+
+
+def _rise(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _setting(row: Mapping[str, Any]) -> str:
