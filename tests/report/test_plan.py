@@ -7,9 +7,10 @@ from dovetail.report.plan import Plan
 
 
 def shown(plan: Plan) -> str:
-    console = Console(width=150, record=True, quiet=True)
-    console.print(plan_table("step 1", plan))
-    return console.export_text()
+    console = Console(width=150)
+    with console.capture() as capture:
+        console.print(plan_table("step 1", plan))
+    return capture.get()
 
 
 def test_what_has_a_price_is_summed() -> None:
