@@ -146,7 +146,8 @@ def run_ours(
     if point.method in WITHOUT_TRAINING:
         plain = Recipe(name="untrained", steps=(RecipeStep(method=method),))
         before = score(compress(original, dataset, plain, seed=seed, progress=progress).model, dataset)
-    training = replace(TRAINING, epochs=max(1, EPOCHS // method.stages))
+    rate = TRAINING.learning_rate / method.gentleness
+    training = replace(TRAINING, epochs=max(1, EPOCHS // method.stages), learning_rate=rate)
     recipe = Recipe(name=point.method, steps=(RecipeStep(method=method, training=training),))
     model = compress(original, dataset, recipe, seed=seed, folder=folder, progress=progress).model
     return Result(model, layouts(model), before, repr(method))

@@ -1,6 +1,6 @@
 """Recipes: what is read, and how a mistake is answered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -107,8 +107,15 @@ def test_a_recipe_without_steps_is_refused() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match=r"'shallow'; the recipes are .*deep_compression"):
-        Recipe.load("shallow")
+    with pytest.raises(RecipeError, match=r"'qqq'; the recipes are .*deep_compression"):
+        Recipe.load("qqq")
+
+
+def test_a_method_that_bears_little_is_retrained_gently() -> None:
+    rates = {
+        name: training.learning_rate for name in ("cp", "tucker2") if (training := Recipe.load(name).steps[0].training)
+    }
+    assert rates["cp"] == rates["tucker2"] / 10
 
 
 @pytest.mark.parametrize(("name", "near"), [("magnitud", "'magnitude'"), ("deep", "'deep_compression'")])
@@ -120,7 +127,9 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> N
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_name_is_a_recipe_of_one_step(name: str) -> None:
     (step,) = Recipe.load(name).steps
-    assert step.method == METHODS[name]() and step.training == RETRAINING[step.method.kind]
+    usual = RETRAINING[step.method.kind]
+    assert step.method == METHODS[name]()
+    assert step.training == (usual and replace(usual, learning_rate=usual.learning_rate / step.method.gentleness))
 
 
 def test_a_budget_is_a_table() -> None:

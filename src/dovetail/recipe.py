@@ -144,7 +144,10 @@ def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
 def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
-    return Recipe(name=name, steps=(RecipeStep(method=method, training=RETRAINING[method.kind]),))
+    training = RETRAINING[method.kind]
+    if training is not None:
+        training = replace(training, learning_rate=training.learning_rate / method.gentleness)
+    return Recipe(name=name, steps=(RecipeStep(method=method, training=training),))
 
 
 def _has(method: type[Method], field: str) -> bool:

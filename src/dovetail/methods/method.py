@@ -75,6 +75,9 @@ class Method(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
 
+    gentleness: ClassVar[float] = 1.0
+    """What a usual learning rate is divided by in retraining after this method."""
+
     layers: tuple[str, ...] = ("*",)
     """Glob patterns of the paths of the modules whose weight is taken, such as "fc*" or "layer1.*"."""
 
