@@ -12,8 +12,11 @@ from tests.methods.channel_networks import EXAMPLES, Exotic, Grouped, Shuffle, T
 from torch import Tensor, fx, nn
 
 from dovetail.errors import ModelError
+from dovetail.methods.budget import Budget
 from dovetail.methods.channels import dependencies, mask, remove
+from dovetail.methods.channels.channels import Channels
 from dovetail.methods.channels.removal import example_removal
+from dovetail.methods.method import Context
 from dovetail.networks import NETWORKS
 from dovetail.networks.resnet_cifar import CifarResNet
 from dovetail.runtime import freeze
@@ -234,3 +237,10 @@ def test_a_rewritten_graph_is_a_module_like_any_other() -> None:
     again.load_state_dict(pruned.state_dict())
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(again(x), pruned(x))
+
+
+def test_what_is_left_of_a_group_is_a_multiple() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Conv2d(20, 32, 3), nn.ReLU(), nn.Conv2d(32, 5, 1)).eval()
+    context = Context(loss=lambda _: 0.0, example=torch.zeros(1, 3, 9, 9))
+    plan = Channels(budget=Budget(macs=0.15), multiple=8).plan(model, context)
+    assert {row["kept"][-1] % 8 for row in plan.values() if row["kept"][-1] < row["units"]} == {0}
