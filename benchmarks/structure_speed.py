@@ -106,7 +106,7 @@ def speed(network: str, method: str, threads: int) -> dict[str, Any]:
     build, shape = NETWORKS[network]
     model, trained = build().eval(), network != "vgg16"
     dataset = pictures(network, shape) if trained else noise(shape)
-    changed = carried_out(method_at(method, 0.25, None if trained else model), model, dataset)
+    changed = carried_out(method_at(method, 0.25, None if trained else model, multiple=8), model, dataset)
     example = dataset.example()
     record: dict[str, Any] = {
         "macs": trace(bake(changed), example).macs,
@@ -144,13 +144,14 @@ def first(split: Any) -> Any:
     return type(split)(split.whole, split.indices[:PICTURES]) if hasattr(split, "whole") else split
 
 
-def method_at(name: str, fraction: float, random: nn.Module | None = None) -> Method:
+def method_at(name: str, fraction: float, random: nn.Module | None = None, multiple: int = 1) -> Method:
     budget = Budget(macs=fraction)
     if name == "block_term" and random is not None:  # only shapes are asked for, so nothing is fitted
         return METHODS[name](settings=half_the_channels(random), restarts=0, sweeps=0)
     if name == "plain_svd":
         return METHODS["svd"](budget=budget, form="channel", reconstruct=False)
-    return METHODS[name](budget=budget, **({"space": "response"} if name == "svd" else {}))
+    options: dict[str, dict[str, Any]] = {"svd": {"space": "response"}, "channels": {"multiple": multiple}}
+    return METHODS[name](budget=budget, **options.get(name, {}))
 
 
 def half_the_channels(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -204,7 +205,7 @@ def openvino_session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndar
 def paired(original: Callable[..., Any], changed: Callable[..., Any], image: np.ndarray) -> dict[str, float]:
     """The ratio original / changed over paired runs: median, 10th and 90th percentile; and both medians in ms."""
     times = []
-    for _ in range(40):
+    for _ in range(100):
         pair = []
         for run in (original, changed):
             started = time.perf_counter()
