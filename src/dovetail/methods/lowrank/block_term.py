@@ -38,7 +38,7 @@ class BlockTerm(KernelDecomposition):
 
     name: ClassVar[str] = "block_term"
     gentleness: ClassVar[float] = 10.0
-    """Blocks may nearly cancel: at a usual rate and in bfloat16 ResNet-20 fell from 85.2 to 77.6 %."""
+    """Blocks may nearly cancel: at a usual rate ResNet-20 fell from 85.2 to 77.6 %."""
 
     groups: tuple[int, ...] = (1, 2, 4, 8)
     """The numbers of groups tried."""

@@ -44,7 +44,7 @@ class Cp(KernelDecomposition):
 
     name: ClassVar[str] = "cp"
     gentleness: ClassVar[float] = 10.0
-    """Factors in a row are unstable, as the paper says: at a usual rate and in bfloat16 ResNet-20 fell from 89.1 to 68.1 %."""
+    """Factors in a row are unstable, as the paper says: at a usual rate ResNet-20 fell from 89.1 to 68.1 %."""
 
     form: str = "depthwise"
     """ "depthwise" keeps the kernel's positions together, "spatial_split" separates rows and columns too."""
