@@ -25,7 +25,7 @@ the weights' values, or codes them for storage. Steps of a recipe go in this ord
 KINDS: tuple[Kind, ...] = ("shrink", "rebuild", "prune", "share", "code")
 
 
-SCAN_MACS = 5e12
+SCAN_MACS = 2e13
 """Multiply-accumulates that all probes of a scan may take together: minutes on one core."""
 
 
