@@ -227,7 +227,7 @@ def test_a_budget_is_met_by_what_is_counted(quantity: str) -> None:
 
 
 def test_a_budget_out_of_reach_says_what_can_be_had() -> None:
-    with pytest.raises(RecipeError, match="cannot be met by penni: .* is the closest it comes"):
+    with pytest.raises(RecipeError, match=r"cannot be met by penni: .* is the closest it comes"):
         Penni(budget=Budget(macs=0.001)).plan(network(), CONTEXT)
 
 
