@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import numpy as np
 import openvino
 import torch
 from onnxruntime import InferenceSession, SessionOptions
+from paired import paired
 from rich.console import Console
 from torch import nn
 
@@ -119,7 +121,8 @@ def speed(network: str, method: str, threads: int) -> dict[str, Any]:
             export_onnx(freeze(each, example), path)
         image = example.numpy()
         for runtime, load in (("onnxruntime", onnxruntime_session), ("openvino", openvino_session)):
-            record[runtime] = paired(*(load(path, threads) for path in files.values()), image)
+            before, after = (partial(load(path, threads), image) for path in files.values())
+            record[runtime] = paired(before, after, pairs=100)
     return record
 
 
@@ -200,25 +203,6 @@ def openvino_session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndar
         {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
     )
     return lambda image: compiled(image)[0]
-
-
-def paired(original: Callable[..., Any], changed: Callable[..., Any], image: np.ndarray) -> dict[str, float]:
-    """The ratio original / changed over paired runs: median, 10th and 90th percentile; and both medians in ms."""
-    times = []
-    for _ in range(100):
-        pair = []
-        for run in (original, changed):
-            started = time.perf_counter()
-            run(image)
-            pair.append(time.perf_counter() - started)
-        times.append(pair)
-    taken = np.array(times[5:])
-    low, middle, high = np.percentile(taken[:, 0] / taken[:, 1], [10, 50, 90])
-    before, after = np.median(taken, 0)
-    return {
-        "speedup": round(float(middle), 3), "low": round(float(low), 3), "high": round(float(high), 3),
-        "ms": round(1e3 * float(after), 3), "ms_original": round(1e3 * float(before), 3),
-    }  # fmt: skip
 
 
 def recorded() -> dict[str, Any]:

@@ -145,9 +145,14 @@ def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
     training = RETRAINING[method.kind]
-    if training is not None:
-        training = replace(training, learning_rate=training.learning_rate / method.gentleness)
+    if training is not None and method.steep:
+        training = gentle(training)
     return Recipe(name=name, steps=(RecipeStep(method=method, training=training),))
+
+
+def gentle(training: Training) -> Training:
+    """The same training with a quarter of the learning rate and gradients of norm 1 at most."""
+    return replace(training, learning_rate=training.learning_rate / 4, max_gradient_norm=1.0)
 
 
 def _has(method: type[Method], field: str) -> bool:

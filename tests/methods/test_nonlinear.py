@@ -15,7 +15,7 @@ from dovetail.data import Dataset, load_dataset
 from dovetail.errors import RecipeError
 from dovetail.methods import Nonlinear, Svd
 from dovetail.methods.budget import Budget
-from dovetail.methods.lowrank.nonlinear import responses
+from dovetail.methods.junctions import responses
 from dovetail.methods.lowrank.reduced_rank import Fit, ReducedRank, nearest, rectified_fit
 from dovetail.methods.method import Context
 from dovetail.networks import load_model

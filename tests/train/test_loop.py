@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.progress import Progress
@@ -175,6 +177,14 @@ def test_the_distillation_loss_is_zero_at_the_teacher_and_has_its_gradient_scale
     loss.backward()
     assert loss.item() == pytest.approx(16 * (p * (p / q).log()).sum().item() / 2, rel=1e-5)
     torch.testing.assert_close(outputs.grad, 4 * (q - p) / 2)  # T (q - p) / N
+
+
+def test_steep_gradients_are_scaled_down(network, fashion):
+    before, limit = weights(network), 0.01
+    plain = Training(epochs=1, images=64, batch_size=64, momentum=0.0, weight_decay=0.0, learning_rate=1.0)
+    train(network, fashion, replace(plain, max_gradient_norm=limit), seed=1)
+    moved = [parameter - before[name] for name, parameter in network.named_parameters()]
+    assert torch.cat([change.flatten() for change in moved]).norm().item() == pytest.approx(limit, rel=1e-3)
 
 
 def test_a_run_that_diverges_says_so(network, fashion):

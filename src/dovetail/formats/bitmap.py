@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header, read_shape
 from dovetail.formats.values import read_values
 
@@ -19,7 +19,7 @@ FEWEST_COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Bitmap(Format):
+class Bitmap(Structure):
     """One mask bit per element, then the nonzeros, in C order.
 
     bits = 8 * ceil(n / 8) + bits of the nonzeros' values
@@ -46,9 +46,6 @@ class Bitmap(Format):
 
     def streams(self) -> dict[str, Stream]:
         return {"mask": Stream(self.mask, 1, "indices", mask_columns(self.shape))} | self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def header(self) -> dict[str, Json]:
         return {"format": self.name, "shape": list(self.shape), "values": self.values.header()}

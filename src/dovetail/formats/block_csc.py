@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header, read_int, read_shape
 from dovetail.formats.packing import UInts, symbol_type
 from dovetail.formats.relative_index import insert_fillers
@@ -22,7 +22,7 @@ from dovetail.formats.values import read_values, require_zero
 
 
 @dataclass(frozen=True, eq=False)
-class BlockCSC(Format):
+class BlockCSC(Structure):
     """Processing element k of N owns the rows k, k + N, k + 2N, ... and stores them column by column.
 
     An entry is a value and the number of zeros since the entry before it (`index_bits`, 4 in EIE), counted in the
@@ -87,9 +87,6 @@ class BlockCSC(Format):
             "zeros": Stream(self.zeros, self.index_bits, "indices"),
             "pointers": Stream(self.pointers, self.pointer_bits, "indices"),
         } | self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def header(self) -> dict[str, Json]:
         return {

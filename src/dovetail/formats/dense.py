@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Array, Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header
 from dovetail.formats.values import read_values
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Format):
+class Dense(Structure):
     """Every value, in C order.
 
     bits = bits of the values
@@ -36,9 +36,6 @@ class Dense(Format):
 
     def streams(self) -> dict[str, Stream]:
         return self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def arrays(self) -> dict[str, Array]:
         return self.values.arrays()

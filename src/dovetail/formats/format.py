@@ -105,6 +105,15 @@ class Format(ABC):
         return self.name
 
 
+class Structure(Format):
+    """A format that says where the elements are; what they are is in `values`, a format of its own."""
+
+    values: Format
+
+    def tables(self) -> dict[str, Array]:
+        return self.values.tables()
+
+
 ValueEncoder = Callable[[NDArray[Any]], Format]
 """Encodes the values of an array, element for element."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dovetail.errors import FormatError
 from dovetail.formats.bitstream import Integers
 from dovetail.formats.coders import histogram
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header, read_int, read_shape
 from dovetail.formats.values import read_values, require_zero
 
@@ -27,7 +27,7 @@ Masks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class KernelPatterns(Format):
+class KernelPatterns(Structure):
     """A kernel is what is left of a tensor under one index of its first two dimensions (a conv weight's outputs and
     inputs). A code for each says which pattern of the library holds its nonzeros, 0 that it has none; then the values
     in the patterns' places, kernel by kernel.
@@ -74,9 +74,6 @@ class KernelPatterns(Format):
         library = Stream(self.patterns.reshape(-1).view(np.uint8), 1, "tables")
         kernels = {"kernels": Stream(self.codes, _code_bits(len(self.patterns)), "indices")}
         return (kernels | {"patterns": library} if len(self.patterns) else {}) | self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def header(self) -> dict[str, Json]:
         return {

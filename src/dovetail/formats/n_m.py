@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
 from dovetail.formats.bitstream import Integers
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header, read_int, read_shape
 from dovetail.formats.packing import UInts, symbol_type
 from dovetail.formats.values import read_values, require_zero
@@ -24,7 +24,7 @@ LARGEST_GROUP = 256
 
 
 @dataclass(frozen=True, eq=False)
-class NM(Format):
+class NM(Structure):
     """Exactly n values for every group of m elements of a row, and where in the group they are.
 
     A row is one index of the first dimension, its other elements in C order, the last group filled up with zeros.
@@ -81,9 +81,6 @@ class NM(Format):
     def streams(self) -> dict[str, Stream]:
         bits = _place_bits(self.n, self.m)
         return ({"places": Stream(self.places, bits, "indices")} if bits else {}) | self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def header(self) -> dict[str, Json]:
         return {

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import FormatError
-from dovetail.formats.format import Array, Floats, Format, Source, Stream, ValueEncoder, finite_floats
+from dovetail.formats.format import Floats, Format, Source, Stream, Structure, ValueEncoder, finite_floats
 from dovetail.formats.header import Header, Json, read_header, read_int, read_shape
 from dovetail.formats.packing import UInts, symbol_type
 from dovetail.formats.values import read_values, require_zero
 
 
 @dataclass(frozen=True, eq=False)
-class RelativeIndex(Format):
+class RelativeIndex(Structure):
     """One entry per nonzero in C order: the zeros since the entry before (`gaps`, index_bits each) and the value.
 
     A gap field of w bits holds 0..2^w - 1. Where more zeros stand between two nonzeros, filler entries (gap 2^w - 1,
@@ -54,9 +54,6 @@ class RelativeIndex(Format):
 
     def streams(self) -> dict[str, Stream]:
         return {"gaps": Stream(self.gaps, self.index_bits, "indices")} | self.values.streams()
-
-    def tables(self) -> dict[str, Array]:
-        return self.values.tables()
 
     def header(self) -> dict[str, Json]:
         return {

@@ -90,8 +90,7 @@ class Decomposition(Method):
         if self.reconstruct and context.inputs is not None and not context.rebuilding:
             for path in plan:
                 self.repair(model, path, context)
-            assert context.original is not None
-            settle_norms(model, context.original, context.inputs)
+            settle_norms(model, context)
         return model
 
     def repair(self, model: nn.Module, path: str, context: Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,34 +40,13 @@ def symbolic(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(tracer.root, graph)
 
 
-@dataclass(frozen=True)
-class Follower:
-    """What a layer's output goes through next: a batch normalisation (its path, None without), and whether a ReLU."""
-
-    norm: str | None
-    relu: bool
-
-
-def followers(model: nn.Module) -> dict[str, Follower]:
-    """For each module called exactly once, what follows it. Empty if the graph cannot be read."""
-    try:
-        graph = symbolic(model)
-    except ModelError:
-        return {}
-    modules = dict(graph.named_modules())
+def called_once(network: fx.GraphModule) -> dict[str, fx.Node]:
+    """The call of each module that is called exactly once, by its path."""
     calls: dict[str, list[fx.Node]] = {}
-    for node in graph.graph.nodes:
+    for node in network.graph.nodes:
         if node.op == "call_module":
             calls.setdefault(str(node.target), []).append(node)
-    result: dict[str, Follower] = {}
-    for path, nodes in calls.items():
-        if len(nodes) != 1:
-            continue
-        following, norm = only_user(nodes[0]), None
-        if following is not None and is_norm(following, modules):
-            norm, following = str(following.target), only_user(following)
-        result[path] = Follower(norm, following is not None and is_relu(following, modules))
-    return result
+    return {path: nodes[0] for path, nodes in calls.items() if len(nodes) == 1}
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

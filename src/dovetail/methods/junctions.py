@@ -1,4 +1,4 @@
-"""Where a layer's output meets what is not affine, and the computing of the values there."""
+"""Where a layer's output meets what is not affine, and the values there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from dovetail.methods.graph import followers, is_norm, is_relu, only_user
+from dovetail.errors import ModelError
+from dovetail.methods.graph import called_once, is_norm, is_relu, only_user, symbolic
+from dovetail.methods.responses import outputs, values
 
 SUMS = (operator.add, operator.iadd, torch.add)
 
@@ -28,16 +30,9 @@ class Junction:
 def junctions(network: fx.GraphModule) -> dict[str, Junction]:
     """The junction of each module called exactly once, by its path."""
     modules = dict(network.named_modules())
-    calls: dict[str, list[fx.Node]] = {}
-    for node in network.graph.nodes:
-        if node.op == "call_module":
-            calls.setdefault(str(node.target), []).append(node)
     result: dict[str, Junction] = {}
-    for path, nodes in calls.items():
-        if len(nodes) != 1:
-            continue
-        own, norm = nodes[0], None
-        following = only_user(own)
+    for path, own in called_once(network).items():
+        norm, following = None, only_user(own)
         if following is not None and is_norm(following, modules):
             own, norm, following = following, str(following.target), only_user(following)
         last = own
@@ -45,6 +40,45 @@ def junctions(network: fx.GraphModule) -> dict[str, Junction]:
             last, following = following, only_user(following)
         result[path] = Junction(norm, own.name, last.name, following is not None and is_relu(following, modules))
     return result
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What a layer answers at sampled positions, after the batch normalisation that follows it (n, T)."""
+
+    own: Tensor
+    offset: Tensor
+    """What is added before the ReLU, or zero."""
+    relu: bool
+
+
+def responses(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str, Responses]:
+    """The responses of these layers. Where the graph cannot be read there is no ReLU and no batch normalisation."""
+    training = model.training
+    network = _graph(model.eval())
+    found = junctions(network) if network is not None else {}
+    known = [path for path in paths if path in found]
+    names = list(dict.fromkeys(name for path in known for name in (found[path].own, found[path].last)))
+    sampled = {}
+    if network is not None and known:
+        sampled = dict(zip(names, values(computing(network, names), inputs), strict=True))
+    others = outputs(model, [path for path in paths if path not in found], inputs) if len(known) < len(paths) else {}
+    model.train(training)
+    result = {path: Responses(y, torch.zeros_like(y), relu=False) for path, y in others.items()}
+    for path in known:
+        own, last = sampled[found[path].own], sampled[found[path].last]
+        if own.shape == last.shape:
+            result[path] = Responses(own, last - own, found[path].relu)
+        else:  # a sum of tensors of different shapes
+            result[path] = Responses(own, torch.zeros_like(own), relu=False)
+    return result
+
+
+def _graph(model: nn.Module) -> fx.GraphModule | None:
+    try:
+        return symbolic(model)
+    except ModelError:
+        return None
 
 
 def computing(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
@@ -75,9 +109,10 @@ def _is_sum(node: fx.Node) -> bool:
 
 def norm_after(model: nn.Module, path: str) -> tuple[Tensor, Tensor]:
     """g and c (T) of the batch normalisation g y + c that follows the layer at `path`; ones and zeros without."""
-    follower = followers(model).get(path)
-    if follower is not None and follower.norm is not None:
-        return affine(model.get_submodule(follower.norm))
+    network = _graph(model)
+    junction = junctions(network).get(path) if network is not None else None
+    if junction is not None and junction.norm is not None:
+        return affine(model.get_submodule(junction.norm))
     weight = model.get_submodule(path).weight
     assert isinstance(weight, Tensor)
     return torch.ones(len(weight)).double(), torch.zeros(len(weight)).double()

@@ -75,8 +75,8 @@ class Method(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
 
-    gentleness: ClassVar[float] = 1.0
-    """What a usual learning rate is divided by in retraining after this method."""
+    steep: ClassVar[bool] = False
+    """Whether a usual learning rate throws off what this method makes of a network: it is then retrained gently."""
 
     layers: tuple[str, ...] = ("*",)
     """Glob patterns of the paths of the modules whose weight is taken, such as "fc*" or "layer1.*"."""

@@ -118,6 +118,8 @@ class _Run:
             outputs, targets, loss = self._forward(inputs, targets)
             self.optimizer.zero_grad()
             (loss * weight + self._penalty()).backward()  # type: ignore[no-untyped-call]
+            if self.training.max_gradient_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.training.max_gradient_norm)
             self.optimizer.step()
             for constraint in self.constraints:
                 constraint.after_step(Step(index + 1, self.steps * self.training.epochs))

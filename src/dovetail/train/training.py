@@ -24,7 +24,9 @@ class Training:
     biases, normalisation, codebooks. `cosine` falls from `learning_rate` to 0 (arXiv:1608.03983) after
     `warmup_epochs` of a linear rise. With `distillation` d and a teacher the loss is
     (1 - d) task + d T^2 KL(teacher / T || student / T) at temperature T (Hinton et al. 2015, arXiv:1503.02531).
-    `images` is how many training images an epoch takes, a fresh random choice each time; None is all of them.
+    `max_gradient_norm` scales gradients down whose norm over all parameters is greater (Pascanu et al. 2013,
+    arXiv:1211.5063); None leaves them. `images` is how many training images an epoch takes, a fresh random choice each
+    time; None is all of them.
     """
 
     epochs: int = 1
@@ -40,6 +42,7 @@ class Training:
     temperature: float = 4.0
     augment: bool = True
     precision: str = "float32"
+    max_gradient_norm: float | None = None
     images: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class Training:
         self._check("temperature", 0 < self.temperature < math.inf, "a number > 0")
         self._check("augment", isinstance(self.augment, bool), "true or false")
         self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        norm = self.max_gradient_norm
+        self._check("max_gradient_norm", norm is None or 0 < norm < math.inf, "a number > 0")
         self._check("images", self.images is None or _is_whole(self.images, 1), "a whole number >= 1")
 
     def _check(self, field: str, valid: bool, expected: str) -> None:

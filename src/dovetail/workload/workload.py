@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,6 +58,15 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return sum(operation.macs for operation in self.operations)
+
+    @cached_property
+    def macs_by_weight(self) -> Counter[str]:
+        """Multiply-accumulates that each weight takes part in, by its name in the state_dict."""
+        found: Counter[str] = Counter()
+        for operation in self.operations:
+            for weight in operation.with_role("weight"):
+                found[weight.name] += operation.macs
+        return found
 
     @cached_property
     def nonzero_macs(self) -> int:

@@ -33,7 +33,7 @@ from torch.nn import functional
 from dovetail.errors import ModelError
 from dovetail.methods.layers import Call, called
 from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.reconstruction import reestimate_norms, settle_norms
+from dovetail.methods.reconstruction import settle_norms
 
 PADDINGS = ("zeros", "replicate", "reflect")
 
@@ -166,11 +166,7 @@ class BlockConvolution(Method):
                 model = blocked
             else:
                 model.set_submodule(path, blocked)
-        if context.inputs is not None and not context.rebuilding:
-            if context.original is None:
-                reestimate_norms(model, context.inputs)
-            else:
-                settle_norms(model, context.original, context.inputs)
+        settle_norms(model, context)
         return model
 
     def _row(self, call: Call) -> dict[str, Any] | None:

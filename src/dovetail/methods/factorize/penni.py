@@ -12,10 +12,10 @@ Run in two steps, D basis convolutions of each input channel and then a sparse 1
 
     P Q (S D K + nonzeros of C)            multiply-accumulates, K the weights of a kernel.
 
-We keep one convolution, whose weight is the product. In a dense runtime that is the faster form: at D = 5 the two steps
-take longer than the one convolution unless zeros are skipped, and S D maps go through memory. The exported network is
-therefore never slower than the original, and is faster by what D removes; the file holds only the nonzero coefficients
-and the basis; and `nonzero_macs` counts what hardware that skips zeros would do in two steps.
+We keep one convolution, whose weight is the product: at D = 5 the two steps multiply more than the one, unless zeros
+are skipped, and S D maps go through memory. A dense runtime gains only what D removes, and need not gain at all
+(ResNet-20 came out slower in ONNX Runtime: `benchmarks/structure.py`). The file holds only the nonzero coefficients and
+the basis, and `nonzero_macs` counts what hardware that skips zeros would do in two steps.
 
 Departs from the paper: the SVD is not centred (the released code centres it and then loses the mean); biases are kept;
 the basis maps that no output reads are not counted (after D few are left); a dead output channel's constant is set to
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -47,7 +46,7 @@ from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.methods.layers import called
 from dovetail.methods.method import Context, Kind, Method, Plan, check
 from dovetail.methods.prune.magnitude import Mask
-from dovetail.methods.reconstruction import reestimate_norms, settle_norms
+from dovetail.methods.reconstruction import settle_norms
 from dovetail.workload.trace import trace
 
 DECOMPOSE, PRUNE, SHRINK = range(3)
@@ -131,11 +130,7 @@ class Penni(Method):
             removed = {name: row["removed"] for name, row in plan.items() if "removed" in row}
             kernels = {name: row["kernels"] for name, row in plan.items() if "kernels" in row}
             model = without(model, context.example, removed, kernels)
-        if context.inputs is not None and not context.rebuilding:
-            if context.original is None:
-                reestimate_norms(model, context.inputs)
-            else:
-                settle_norms(model, context.original, context.inputs)
+        settle_norms(model, context)
         return model
 
     def _decompose(self, model: nn.Module, plan: Plan) -> nn.Module:
@@ -255,10 +250,7 @@ class Size:
 def measure(model: nn.Module, example: Tensor) -> dict[str, Size]:
     """The size of every parameter, by its name in the network without constraints; runs it once on `example`."""
     plain = bake(model)
-    macs: Counter[str] = Counter()
-    for operation in trace(plain, example[:1]).operations:
-        for operand in operation.with_role("weight"):
-            macs[operand.name] += operation.macs
+    macs = trace(plain, example[:1]).macs_by_weight
     sizes: dict[str, Size] = {}
     for name, parameter in plain.named_parameters():
         positions, held = macs[name] // max(1, parameter.numel()), find(model, name, SharedKernels)

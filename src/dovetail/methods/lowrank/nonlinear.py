@@ -30,30 +30,17 @@ from math import log
 from typing import ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from dovetail.errors import ModelError
 from dovetail.methods import layers as network_layers
 from dovetail.methods.allocation import Option
 from dovetail.methods.decomposition import Decomposition, Setting, target_network
-from dovetail.methods.graph import symbolic
-from dovetail.methods.junctions import computing, inverted, junctions, norm_after
+from dovetail.methods.junctions import Responses, inverted, norm_after, responses
 from dovetail.methods.layers import Call
 from dovetail.methods.lowrank.reduced_rank import Fit, ReducedRank, rectified_fit, split
 from dovetail.methods.lowrank.stacks import through_channels
 from dovetail.methods.lowrank.svd import accepts, as_matrix, checked_rank, ranks
 from dovetail.methods.method import Context, Plan, check
-from dovetail.methods.responses import outputs, values
-
-
-@dataclass(frozen=True)
-class Responses:
-    """What a layer answers at sampled positions, after the batch normalisation that follows it (n, T)."""
-
-    own: Tensor
-    offset: Tensor
-    """What is added before the ReLU, or zero."""
-    relu: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,35 +117,6 @@ class Nonlinear(Decomposition):
         if self.nonlinear and wanted.relu and seen.relu:
             return rectified_fit(target, seen.own, rank, seen.offset)
         return ReducedRank(seen.own).solve(target - seen.offset, rank)
-
-
-def responses(model: nn.Module, paths: list[str], inputs: Tensor) -> dict[str, Responses]:
-    """The responses of these layers. Where the graph cannot be read there is no ReLU and no batch normalisation."""
-    training = model.training
-    network = _graph(model.eval())
-    found = junctions(network) if network is not None else {}
-    known = [path for path in paths if path in found]
-    names = list(dict.fromkeys(name for path in known for name in (found[path].own, found[path].last)))
-    sampled = {}
-    if network is not None and known:
-        sampled = dict(zip(names, values(computing(network, names), inputs), strict=True))
-    others = outputs(model, [path for path in paths if path not in found], inputs) if len(known) < len(paths) else {}
-    model.train(training)
-    result = {path: Responses(y, torch.zeros_like(y), relu=False) for path, y in others.items()}
-    for path in known:
-        own, last = sampled[found[path].own], sampled[found[path].last]
-        if own.shape == last.shape:
-            result[path] = Responses(own, last - own, found[path].relu)
-        else:  # a sum of tensors of different shapes
-            result[path] = Responses(own, torch.zeros_like(own), relu=False)
-    return result
-
-
-def _graph(model: nn.Module) -> fx.GraphModule | None:
-    try:
-        return symbolic(model)
-    except ModelError:
-        return None
 
 
 def _unfolded(layer: nn.Module, norm: tuple[Tensor, Tensor], fit: Fit, rank: int) -> nn.Sequential:

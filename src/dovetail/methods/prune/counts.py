@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +69,7 @@ def measure(model: nn.Module, names: Iterable[str], example: Tensor) -> Sizes:
     plain = bake(model)
     parameters = dict(plain.named_parameters())
     workload = trace(plain, example[:1])
-    macs: Counter[str] = Counter()
-    for operation in workload.operations:
-        for operand in operation.with_role("weight"):
-            macs[operand.name] += operation.macs
+    macs = workload.macs_by_weight
     return Sizes(
         weights={
             name: Size(parameters[name].numel(), macs[name], float((parameters[name] != 0).double().mean()))

@@ -10,11 +10,10 @@ arXiv:1506.02626
 Departs from the paper: the scan is on the loss, which is smoother than accuracy on a thousand pictures; it gives each
 layer's kept fraction directly (t_l is then the fraction's quantile of |W_l|), chosen so that the layers together reach
 the sparsity or budget asked for. The paper permits every layer the same loss ("sensitivity"); by default the sum of the
-losses is made least instead ("least_loss"): ResNet-20 (92 % on CIFAR-10) then still has 76 % at 70 % sparsity without
-retraining, against 58 % (uniform: 53 %), and 46 % at 80 %, against 14 % (uniform: 24 %). Each of R rounds removes
-the same share of what is left: where k is to stay in the end, round r keeps k^((r + 1) / R), of every layer or
-("sensitivity") of all together, shared out anew. Biases and normalisation are not pruned. Pruned weights never return.
-Weights that have lost their path to the output go too (`dead_units`).
+losses is made least instead ("least_loss"). Each of R rounds removes the same share of what is left: where k is to stay
+in the end, round r keeps k^((r + 1) / R), of every layer or ("sensitivity") of all together, shared out anew. Biases
+and normalisation are not pruned. Pruned weights never return. Weights that have lost their path to the output go too
+(`dead_units`).
 """
 
 from __future__ import annotations
