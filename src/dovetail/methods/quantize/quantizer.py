@@ -1,0 +1,95 @@
+"""The seam of all quantisation: a grid of values, the projection onto it, and the gradient through the projection.
+
+A `Quantizer` is a `Constraint`, so it can hold a weight. Put at the input of a layer (`quantize_input`) it holds what
+the layer reads. It keeps no copy of the weight: training changes the latent one, in full precision, and the layer sees
+the quantised one (Courbariaux, Bengio, David. BinaryConnect. NeurIPS 2015. arXiv:1511.00363).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import ModelError
+from dovetail.formats import Layout, ValueEncoder
+from dovetail.methods.constraint import Constraint
+
+INPUT = "input_quantizer"
+"""The name of a layer's submodule that quantises what the layer reads."""
+
+
+class Quantizer(Constraint):
+    """Puts every value of a tensor on a grid; the gradient is exact or an estimate, as the class says."""
+
+    @property
+    def bits(self) -> float:
+        """Bits of a code. What is learned or measured beside the codes (scales) does not count."""
+        raise NotImplementedError
+
+    def encoder(self) -> ValueEncoder:
+        """What stores the values that `forward` gives, exactly and element for element."""
+        raise NotImplementedError
+
+    def freeze(self, layout: Layout) -> Layout:
+        # Factors of the weight below are not factors of the quantised one.
+        structure = layout.structure if isinstance(layout.structure, str) else "smallest"
+        return replace(layout, structure=structure, values=self.encoder())
+
+
+def straight_through(x: Tensor, value: Tensor, passes: Tensor | None = None) -> Tensor:
+    """`value`, with a gradient for `x` as if it were x, where `passes` (everywhere without).
+
+    The straight-through estimator (Bengio, Léonard, Courville 2013, arXiv:1308.3432). What `value` was computed from
+    has its own gradient besides: take x.detach() there, unless that is meant.
+    """
+    return _StraightThrough.apply(x, value, passes)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, passes: Tensor | None) -> Tensor:
+        ctx.save_for_backward(passes)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        ((gradient,), (passes,)) = gradients, ctx.saved_tensors
+        return gradient if passes is None else gradient * passes, gradient, None
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1 or +1; of zero, +1. Has no gradient of its own."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def quantize_input(model: nn.Module, path: str, quantizer: Quantizer) -> None:
+    """Let the layer at `path` read its (first) input through `quantizer`, which takes the place of an earlier one.
+
+    Raises:
+        ModelError: the layer has another submodule of that name.
+    """
+    layer = model.get_submodule(path)
+    held = getattr(layer, INPUT, None)
+    if held is None:
+        layer.add_module(INPUT, quantizer)
+        layer.register_forward_pre_hook(_through_quantizer)
+    elif isinstance(held, Quantizer):
+        layer.set_submodule(INPUT, quantizer)
+    else:
+        raise ModelError(f"layer {path!r} has a part called {INPUT} of its own; rename it to quantise its input")
+
+
+def _through_quantizer(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (layer.get_submodule(INPUT)(inputs[0]), *inputs[1:])
+
+
+def input_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Every quantiser at a layer's input, by the layer's path."""
+    return {
+        path: quantizer
+        for path, layer in model.named_modules()
+        if isinstance(quantizer := layer._modules.get(INPUT), Quantizer)
+    }
