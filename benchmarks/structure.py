@@ -3,12 +3,12 @@
     python benchmarks/structure.py [POINT ...] [--threads 2] [--work FOLDER] [--list]
 
 A point is NETWORK/METHOD/RATIO, such as resnet20/tucker2/3: the network with a third of its multiply-accumulates left
-(those with a zero weight do not count), retrained for EPOCHS on the whole training set, the original as its teacher. Of
-PENNI and SmartDeal the numbers of both factors count, of PENNI the operations of its two steps. Accuracy is that of the
-file on the 10,000 test images; the latency is ONNX Runtime's, one image, as the ratio to the original's in paired runs
-(--latency measures it again, of all points whose file is there: best on a machine that does nothing else). What is
-recorded in results/structure.json is not run again unless it is named; a point that was interrupted goes on where it
-was. Draws results/structure.png and structure.html.
+(those with a zero weight do not count), retrained for EPOCHS on the whole training set, the original as its teacher.
+Methods after a plus follow with their defaults. Of PENNI and SmartDeal the numbers of both factors count, of PENNI the
+operations of its two steps. Accuracy is that of the file on the 10,000 test images; the latency is ONNX Runtime's, one
+image, as the ratio to the original's in paired runs (--latency measures it again, of all points whose file is there:
+best on a machine that does nothing else). What is recorded in results/structure.json is not run again unless it is
+named; a point that was interrupted goes on where it was. Draws results/structure.png and structure.html.
 
 The points of peers (torch-pruning, nncf magnitude, aimet spatial svd) need their packages: see structure_peers.py.
 """
@@ -46,7 +46,7 @@ from dovetail.methods.constraint import bake, constraints, layouts
 from dovetail.methods.factorize.penni import nonzero_macs as two_step_macs
 from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.networks import load_model
-from dovetail.recipe import Recipe, RecipeStep, gentle
+from dovetail.recipe import Recipe, RecipeStep, gentle, of_method
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.targets.timing import processor
 from dovetail.train import Training, score, train
@@ -84,6 +84,7 @@ POINTS = [
     *(f"resnet20/torch-pruning/{ratio}" for ratio in (2, 3, 5)),
     *(f"resnet20/nncf magnitude/{ratio}" for ratio in (2, 3, 5)),
     "resnet20/aimet spatial svd/3",
+    "resnet20/magnitude+weight_sharing+entropy_coding/3",
     "resnet56/channels/2.6",
     "resnet56/penni/5",
 ]
@@ -154,14 +155,15 @@ class Result:
 def run_ours(
     point: Point, original: nn.Module, dataset: Dataset, seed: int, folder: Path, progress: Progress
 ) -> Result:
-    method = method_at(point.method, point.ratio)
-    before = None
+    first, *others = point.method.split("+")
+    method, before = method_at(first, point.ratio), None
     if point.method in WITHOUT_TRAINING:
         plain = Recipe(name="untrained", steps=(RecipeStep(method=method),))
         before = score(compress(original, dataset, plain, seed=seed, progress=progress).model, dataset)
     training = replace(TRAINING, epochs=max(1, EPOCHS[point.network] // method.stages))
     training = gentle(training) if method.steep else training
-    recipe = Recipe(name=point.method, steps=(RecipeStep(method=method, training=training),))
+    steps = (RecipeStep(method=method, training=training), *(step for name in others for step in of_method(name).steps))
+    recipe = Recipe(name=point.method, steps=steps)
     model = compress(original, dataset, recipe, seed=seed, folder=folder, progress=progress).model
     return Result(model, layouts(model), before, repr(method))
 

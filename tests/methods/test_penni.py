@@ -139,6 +139,18 @@ def test_in_its_turn_one_half_moves_and_the_other_stays_to_the_bit(optimiser: st
             assert torch.equal(old.basis, new.basis) == coefficients_turn
 
 
+def test_without_turns_both_halves_move_all_the_time() -> None:
+    model = decomposed(Penni(alternating=False, strength=1e-3))
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    held = find(model, "0.weight", SharedKernels)
+    assert held is not None and held.penalty().item() > 0
+    for index in range(4):
+        before = copy.deepcopy(held)
+        step(model, optimiser, index, 4)
+        assert not torch.equal(before.coefficients, held.coefficients) and not torch.equal(before.basis, held.basis)
+    assert not held.alternating and float(held.penalty()) == 0
+
+
 def test_the_turns_end_with_the_training() -> None:
     model = decomposed(Penni(interval=0.5))
     optimiser = torch.optim.SGD(model.parameters(), 0.1)

@@ -70,6 +70,9 @@ class Penni(Method):
     interval: float = 0.1
     """The fraction of the first round's training that each turn takes; the paper's is 2 of 100 epochs."""
 
+    alternating: bool = True
+    """Whether coefficients and basis take turns in the first round's training, or are trained at once."""
+
     threshold: float = 1.0
     """Coefficients below so many standard deviations become zero, s; unless there is a budget."""
 
@@ -119,7 +122,7 @@ class Penni(Method):
             self._decompose(model, plan)
             for name in plan:
                 if shared := find(model, name, SharedKernels):
-                    shared.alternate(self.interval, self.strength)
+                    shared.alternate(self.interval if self.alternating else None, self.strength)
         elif stage == PRUNE:
             for name, row in plan.items():
                 held = _held(model, name)

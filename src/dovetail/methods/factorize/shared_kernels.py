@@ -12,6 +12,8 @@ from dovetail.formats import Dense, Layout, Product
 from dovetail.formats.product import ordered_product
 from dovetail.methods.constraint import Constraint, Step
 
+COEFFICIENTS, BASIS, BOTH = range(3)
+
 
 class SharedKernels(Constraint):
     """Weight (T, S, R, Q) = coefficients (T, S, D) x basis (D, R Q). The latent weight below is empty.
@@ -30,14 +32,18 @@ class SharedKernels(Constraint):
         self.register_buffer("mask", torch.ones_like(coefficients, dtype=torch.bool))
         self.kernel = kernel
         self.alternating = False
-        self.turn = 0
-        self.interval, self.strength = 1.0, 0.0
+        self.turn = COEFFICIENTS
+        self.interval: float | None = 1.0
+        self.strength = 0.0
         self._before: Tensor | None = None
 
-    def alternate(self, interval: float, strength: float) -> None:
-        """From the next training on: turns of `interval` of it, the coefficients first, with the penalty on theirs."""
+    def alternate(self, interval: float | None, strength: float) -> None:
+        """From the next training on: turns of `interval` of it, the coefficients first, with the penalty on theirs.
+
+        Without an interval both halves are trained at once, all the time with the penalty.
+        """
         self.interval, self.strength = interval, strength
-        self.alternating, self.turn = True, 0
+        self.alternating, self.turn = True, BOTH if interval is None else COEFFICIENTS
 
     def stop(self) -> None:
         """Train both halves at once, without penalty."""
@@ -47,11 +53,12 @@ class SharedKernels(Constraint):
         coefficients: Tensor = self.kept()
         basis: Tensor = self.basis
         if self.alternating:
-            if self.training and torch.is_grad_enabled():
-                self._before = self._resting().detach().clone()
-            if self.turn == 0:
+            resting = self._resting()
+            if resting is not None and self.training and torch.is_grad_enabled():
+                self._before = resting.detach().clone()
+            if self.turn == COEFFICIENTS:
                 basis = _still(basis)
-            else:
+            elif self.turn == BASIS:
                 coefficients = _still(coefficients)
         return self.compose(coefficients, basis)
 
@@ -68,7 +75,7 @@ class SharedKernels(Constraint):
         return weight.new_empty(0)
 
     def penalty(self) -> Tensor:
-        if not self.alternating or self.turn != 0 or self.strength == 0:
+        if not self.alternating or self.turn == BASIS or self.strength == 0:
             return torch.zeros((), device=self.coefficients.device)
         return self.strength * self.kept().abs().sum()
 
@@ -76,12 +83,12 @@ class SharedKernels(Constraint):
     def after_step(self, step: Step) -> None:
         if not self.alternating:
             return
-        if self._before is not None:
-            self._resting().copy_(self._before)
+        if (resting := self._resting()) is not None and self._before is not None:
+            resting.copy_(self._before)
             self._before = None
         if step.index >= step.total:
             self.stop()
-        else:
+        elif self.interval is not None:
             self.turn = int(step.progress / self.interval + 1e-9) % 2
 
     def freeze(self, layout: Layout) -> Layout:
@@ -97,8 +104,9 @@ class SharedKernels(Constraint):
     def set_extra_state(self, state: Tensor) -> None:
         self.alternating, self.turn = bool(state[0]), int(state[1])
 
-    def _resting(self) -> Tensor:
-        return self.basis if self.turn == 0 else self.coefficients
+    def _resting(self) -> Tensor | None:
+        """The half that is held still."""
+        return {COEFFICIENTS: self.basis, BASIS: self.coefficients}.get(self.turn)
 
 
 def _still(tensor: Tensor) -> Tensor:
