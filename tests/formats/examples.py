@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dovetail.formats import (
     NM,
     Affine,
+    Binary,
     Bitmap,
     BlockCSC,
     Codebook,
@@ -27,6 +28,7 @@ from dovetail.formats import (
     Product,
     RelativeIndex,
     Repeated,
+    Ternary,
 )
 from dovetail.formats.format import finite_floats
 
@@ -63,6 +65,33 @@ def fitted(encode: Encoder, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
 def powers(tensor: NDArray[Any]) -> NDArray[np.float32]:
     """0.75 becomes 0.5, the other values of `GRID` being powers of two."""
     return np.where(np.abs(tensor) == 0.75, np.copysign(np.float32(0.5), tensor), tensor)
+
+
+def signs(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    """Every value becomes +-0.5; a tensor of zeros stays."""
+    return np.where(tensor < 0, np.float32(-0.5), np.float32(0.5)) if tensor.any() else tensor
+
+
+def thirds(tensor: NDArray[Any]) -> NDArray[np.float32]:
+    """Every positive value becomes 0.75, every negative one -0.25."""
+    return np.select([tensor > 0, tensor < 0], [np.float32(0.75), np.float32(-0.25)], np.float32(0))
+
+
+def by_row(fit: Callable[[NDArray[Any]], NDArray[np.float32]]) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Every index of the first dimension fitted by itself, and the second one's values doubled."""
+
+    def rows(tensor: NDArray[Any]) -> NDArray[np.float32]:
+        if not tensor.shape:
+            return fit(tensor)
+        fits = [fit(row) * np.float32(1 + (index == 1)) for index, row in enumerate(tensor)]
+        return np.asarray(fits, np.float32).reshape(tensor.shape)
+
+    return rows
+
+
+def where_rows(encode: Encoder) -> Encoder:
+    """`encode` with a scale for each index of the first dimension, where there is one."""
+    return lambda tensor: encode(tensor, **({"axis": 0} if np.asarray(tensor).shape else {}))
 
 
 def halves(tensor: NDArray[Any]) -> NDArray[np.float32]:
@@ -124,6 +153,12 @@ ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
         partial(Codebook.encode, table=np.append(GRID, 1 / 3)),
     ),
     PowerOfTwo: (Only(POWERS, powers), Only(PowerOfTwo.encode, powers)),
+    Ternary: (
+        Only(Ternary.encode, thirds),
+        Only(partial(Ternary.encode, symmetric=True), lambda tensor: np.sign(tensor) * np.float32(0.3)),
+        Only(where_rows(Ternary.encode), by_row(thirds)),
+    ),
+    Binary: (Only(Binary.encode, signs), Only(where_rows(Binary.encode), by_row(signs))),
     Dense: tuple(partial(Dense.encode, values=values) for values in (HALF, TABLE, AFFINE, FIXED)),
     Bitmap: tuple(partial(Bitmap.encode, values=values) for values in (HALF, TABLE)),
     RelativeIndex: tuple(
@@ -167,7 +202,12 @@ ENCODERS: dict[type[Format], tuple[Encoder, ...]] = {
     )
     + tuple(
         Only(lambda tensor, inner=inner: Entropy.encode(inner(tensor), "ans"), inner.fit)
-        for inner in (n_of_m(TABLE, 2, 4), Only(POWERS, powers))
+        for inner in (
+            n_of_m(TABLE, 2, 4),
+            Only(POWERS, powers),
+            Only(Ternary.encode, thirds),
+            Only(Binary.encode, signs),
+        )
     ),
 }
 

@@ -1,5 +1,7 @@
 """The rounding and the limits of the values formats."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,18 @@ from hypothesis.extra import numpy as hnp
 from tests.formats.examples import few
 
 from dovetail.errors import FormatError
-from dovetail.formats import Affine, Codebook, FixedPoint, Float
+from dovetail.formats import (
+    Affine,
+    Binary,
+    Bitmap,
+    Codebook,
+    FixedPoint,
+    Float,
+    Layout,
+    RelativeIndex,
+    Ternary,
+    from_arrays,
+)
 
 ANY_FLOATS = hnp.arrays(
     np.float32, st.integers(0, 40), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -133,3 +146,63 @@ def test_fixed_point_rounds_to_even_and_saturates():
 def test_bad_fixed_point_parameters_are_refused(bits, fraction):
     with pytest.raises(FormatError, match=r"2\.\.24"):
         FixedPoint.encode(np.zeros(2), bits=bits, fraction=fraction)
+
+
+@few
+@given(ANY_FLOATS)
+def test_binary_is_nearest_to_the_tensor(tensor):
+    """The paper's closed form: no other scale and no other signs are nearer."""
+    stored = Binary.encode(tensor)
+    exact = tensor.astype(np.float64)
+    error = np.square(exact - stored.decode()).sum()
+    for factor, flipped in ((0.9, None), (1.1, None), (1.0, 0), (1.0, -1)):
+        other = np.where(exact >= 0, 1.0, -1.0) * stored.scale * factor
+        if flipped is not None and tensor.size:
+            other[flipped] *= -1
+        assert error <= np.square(exact - other).sum() * (1 + 1e-6) + 1e-80
+
+
+@pytest.mark.parametrize("encode", [Binary.encode, Ternary.encode, partial(Ternary.encode, symmetric=True)])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_binary_and_ternary_return_to_their_own_grid(encode, axis):
+    tensor = np.random.default_rng(0).standard_normal((4, 100_003)).astype(np.float32)
+    tensor *= np.abs(tensor) > 0.5 * (encode != Binary.encode)
+    first = encode(tensor, axis=axis)
+    second = encode(first.decode(), axis=axis)
+    assert np.array_equal(first.decode(), second.decode()) and np.array_equal(first.scale, second.scale)
+
+
+def test_binary_and_ternary_have_the_bits_they_say():
+    tensor = np.array([[1, -3, 2], [8, 0.0, -8], [0, 0, 0]], np.float32)
+    by_row = Binary.encode(tensor, axis=0)
+    assert by_row.scale.tolist() == [2, np.float32(16 / 3), 0] and by_row.codes.tolist() == [1, 0, 1, 1, 1, 0, 1, 1, 1]
+    assert by_row.bits == 16 + 3 * 32 and by_row.describe() == "binary(axis 0)"
+    assert not np.signbit(by_row.decode()[2]).any()
+    ternary = Ternary.encode(tensor)
+    assert ternary.scale.tolist() == [[np.float32(11 / 3)], [5.5]]
+    assert ternary.bits == 24 + 64 and ternary.describe() == "ternary"
+    assert ternary.decode()[1].tolist() == [np.float32(11 / 3), 0, -5.5]
+    one = Ternary.encode(tensor, axis=0, symmetric=True)
+    assert one.scale.tolist() == [[2, 8, 0]] and one.bits == 24 + 3 * 32
+    assert one.describe() == "ternary(one scale, axis 0)"
+
+
+@pytest.mark.parametrize("values", [Binary, Ternary])
+def test_binary_and_ternary_have_scales_along_the_first_axis_only(values):
+    for tensor, axis in ((np.zeros((2, 3)), 1), (np.zeros(()), 0)):
+        with pytest.raises(FormatError, match="axis should be 0"):
+            values.encode(tensor, axis=axis)
+
+
+def test_a_structure_that_leaves_zeros_out_refuses_binary():
+    tensor = np.array([0.5, 0, 0, -0.5], np.float32)
+    with pytest.raises(FormatError, match="must hold zero exactly"):
+        RelativeIndex.encode(tensor, Binary.encode, index_bits=2)
+    assert np.array_equal(Bitmap.encode(tensor, Binary.encode).decode(), tensor)
+    assert Layout("smallest", Binary.encode).encode(np.sign(tensor - 0.1)).describe() == "dense > binary"
+
+
+def test_a_fourth_ternary_code_is_damage():
+    stored = Ternary.encode(np.ones(4))
+    with pytest.raises(FormatError, match="stored code is 3"):
+        from_arrays(stored.header(), stored.arrays() | {"codes": np.array([0b11], np.uint8)})

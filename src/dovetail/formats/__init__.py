@@ -1,6 +1,7 @@
 """How one tensor lies in memory, to the bit: structures, the values in them, and entropy coding of either."""
 
 from dovetail.formats.affine import Affine
+from dovetail.formats.binary import Binary
 from dovetail.formats.bitmap import Bitmap
 from dovetail.formats.block_csc import BlockCSC
 from dovetail.formats.codebook import Codebook
@@ -18,11 +19,13 @@ from dovetail.formats.product import Product, ordered_product
 from dovetail.formats.registry import FORMATS, from_arrays
 from dovetail.formats.relative_index import RelativeIndex
 from dovetail.formats.repeated import Repeated
+from dovetail.formats.ternary import Ternary
 
 __all__ = [
     "FORMATS",
     "NM",
     "Affine",
+    "Binary",
     "Bitmap",
     "BlockCSC",
     "Codebook",
@@ -39,6 +42,7 @@ __all__ = [
     "RelativeIndex",
     "Repeated",
     "Stream",
+    "Ternary",
     "ValueEncoder",
     "from_arrays",
     "ordered_product",
