@@ -83,7 +83,7 @@ def scale_count(shape: tuple[int, ...], axis: int | None) -> int:
         return 1
     if axis != 0 or not shape:
         raise FormatError(
-            f"the scales' axis should be 0 (the values then having one) or None; the values are of shape {shape}; got {axis}"
+            f"the scales' axis should be 0 or None, and of values of shape {shape} one that they have; got {axis}"
         )
     return shape[0]
 
