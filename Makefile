@@ -3,7 +3,7 @@
 #   make demo    compress a trained network on real images: a table, an artefact and an HTML report in out/demo
 #   make test    the whole test suite
 #   make lint    formatting, lint and types
-#   make bench   every claim measured again; needs the data sets in DOVETAIL_DATA
+#   make bench   every claim measured again, for many hours; needs DOVETAIL_DATA and the packages that the scripts name
 #   make docs    the documentation, in site/
 #   make clean   removes all that make made
 #

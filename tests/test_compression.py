@@ -115,7 +115,7 @@ def test_a_plan_can_be_seen_without_carrying_it_out(dataset: Dataset) -> None:
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, dataset: Dataset) -> None:
     only_coding = Recipe(name="coding", steps=RECIPE.steps[-1:])
-    compress(network(), dataset, only_coding, folder=tmp_path, seed=1)
+    compress(network(), dataset, only_coding, folder=str(tmp_path), seed=1)
     with pytest.raises(RecipeError, match=r"holds a run that differs in seed;"):
         compress(network(), dataset, only_coding, folder=tmp_path, seed=2)
 

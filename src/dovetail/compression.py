@@ -94,7 +94,7 @@ def compress(
     max_drop: float | None = None,
     judge: SplitName = "validation",
     latency: Latency | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """Compress a copy of `model`.
@@ -125,7 +125,7 @@ def compress(
         max_drop=max_drop,
         judge=judge,
         latency=latency,
-        folder=folder,
+        folder=None if folder is None else Path(folder),
         progress=progress,
         name=name,
     )

@@ -72,7 +72,7 @@ def test_an_onnx_file(tmp_path: Path, batch: str | int, side: str | int, shape: 
 
 def test_weights_for_an_onnx_file(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(2, 1, 3, 3)}, tmp_path / "w.safetensors")
-    loaded = load_model(str(onnx_file(tmp_path / "small.onnx", 1, 5)), tmp_path / "w.safetensors")
+    loaded = load_model(str(onnx_file(tmp_path / "small.onnx", 1, 5)), str(tmp_path / "w.safetensors"))
     assert loaded.module(torch.ones(1, 1, 5, 5)).count_nonzero() == 0
 
 

@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(trained, tmp_path, op
 
 
 def test_a_finished_run_is_not_repeated(trained, network, fashion, tmp_path):
-    finished = trained(checkpoint=tmp_path / "c")
+    finished = trained(checkpoint=str(tmp_path / "c"))
     results = train(network, fashion, FEW, seed=1, checkpoint=tmp_path / "c", progress=Interrupt(1))
     assert len(results) == 3 and equal(weights(network), finished)
 

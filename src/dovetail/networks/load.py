@@ -44,7 +44,7 @@ class LoadedModel:
     dataset: str | None
 
 
-def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
+def load_model(spec: str, weights: str | Path | None = None) -> LoadedModel:
     """The network that `spec` means: a built-in name, `file.onnx`, or `file.py:factory`.
 
     `weights` is a .safetensors file or a state_dict saved by torch (read with weights_only=True, so that no code runs);
@@ -67,7 +67,7 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
     else:
         raise ModelError(_not_found(spec))
     if weights is not None:
-        load_weights(loaded.module, weights)
+        load_weights(loaded.module, Path(weights))
     loaded.module.eval()
     return loaded
 

@@ -44,7 +44,7 @@ def train(
     *,
     seed: int,
     teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[EpochResult]:
     """Train `model` in place on the training split; returns what each epoch did.
@@ -59,6 +59,7 @@ def train(
     needed and missing or a batch has fewer images than there are processes.
     """
     accelerator = Accelerator()
+    file = None if checkpoint is None else Path(checkpoint)
     device = accelerator.device
     with ExitStack() as stack:
         stack.enter_context(placed(model, training=True, device=device))
@@ -70,13 +71,13 @@ def train(
         parallel = accelerator.prepare_model(model)
         run = _Run(model, parallel, held, optimizer, dataset, training, seed, teacher, accelerator)
         run.check()
-        history = run.resume(checkpoint)
+        history = run.resume(file)
         accelerator.wait_for_everyone()  # nobody writes the checkpoint before all have read it
         report = _Report(progress, run.steps, training.epochs, done=len(history))
         for epoch in range(len(history), training.epochs):
             history.append(run.epoch(epoch, report))
-            if checkpoint is not None and accelerator.is_main_process:
-                save_state(checkpoint, run.state(history))
+            if file is not None and accelerator.is_main_process:
+                save_state(file, run.state(history))
         accelerator.wait_for_everyone()
     return history
 
