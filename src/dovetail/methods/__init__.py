@@ -6,7 +6,7 @@ from dovetail.methods.factorize import BlockConvolution, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
-from dovetail.methods.quantize import WeightSharing
+from dovetail.methods.quantize import Bwn, Lsq, Qnn, Ttq, Twn, WeightSharing
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -28,6 +28,11 @@ METHODS: dict[str, type[Method]] = {
         Complementary,
         SmartDeal,
         WeightSharing,
+        Twn,
+        Ttq,
+        Bwn,
+        Lsq,
+        Qnn,
         EntropyCoding,
     )
 }
@@ -37,20 +42,25 @@ __all__ = [
     "NM",
     "BlockConvolution",
     "BlockTerm",
+    "Bwn",
     "Channels",
     "Complementary",
     "Cp",
     "EntropyCoding",
     "Lasso",
+    "Lsq",
     "Magnitude",
     "Method",
     "Nonlinear",
     "Obd",
     "Pattern",
     "Penni",
+    "Qnn",
     "Slimming",
     "SmartDeal",
     "Svd",
+    "Ttq",
     "Tucker2",
+    "Twn",
     "WeightSharing",
 ]
