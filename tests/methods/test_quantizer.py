@@ -7,7 +7,14 @@ from torch import nn
 
 from dovetail.errors import ModelError
 from dovetail.methods.constraint import bake, constrain, layouts
-from dovetail.methods.quantize.quantizer import input_quantizers, quantize_input, sign, straight_through
+from dovetail.methods.quantize.quantizer import (
+    input_quantizers,
+    output_quantizers,
+    quantize_input,
+    quantize_output,
+    sign,
+    straight_through,
+)
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Session, freeze
 
@@ -112,3 +119,20 @@ class TestInputs:
         model[0].add_module("input_quantizer", nn.Identity())
         with pytest.raises(ModelError, match="input_quantizer of its own"):
             quantize_input(model, "0", Uniform(4, torch.tensor(0.3)))
+
+
+class TestOutputs:
+    def test_all_readers_see_the_output_through_the_quantizer(self) -> None:
+        model, plain = network(), network()
+        quantizer = Uniform(4, torch.tensor(0.1))
+        quantize_output(model, "4", Uniform(2, torch.tensor(1.0)))
+        quantize_output(model, "4", quantizer)
+        assert torch.equal(model(X), quantizer(plain(X)))
+        assert output_quantizers(model) == {"4": quantizer} and input_quantizers(model) == {}
+
+    def test_a_batch_normalisation_keeps_its_quantizers_when_it_is_folded(self) -> None:
+        model = network()
+        quantize_input(model, "1", Uniform(8, torch.tensor(0.02)))
+        quantize_output(model, "1", Uniform(3, torch.tensor(0.5)))
+        with torch.no_grad():
+            assert np.allclose(Session(freeze(model, X[:1]))(X.numpy()), model(X).numpy(), atol=1e-4)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dovetail.errors import ModelError
+from dovetail.methods.quantize.quantizer import input_quantizers, output_quantizers, quantize_input, quantize_output
 
 
 class ChannelAffine(nn.Module):
@@ -38,6 +39,8 @@ def fold_batch_norms(model: nn.Module, run: Callable[[], object]) -> nn.Module:
             raise ModelError(f"Layer {path!r} normalises by the batch at hand; train it with track_running_stats=True.")
     dimensions = _input_dimensions(norms, run)
     folded: dict[nn.Module, nn.Module] = {norm: _fold(norm, dimensions.get(norm, 2)) for norm in norms}
+    for norm, affine in folded.items():
+        _carry_quantizers(norm, affine)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children leaves out a module that comes twice
             if child in folded:
@@ -57,6 +60,14 @@ def _input_dimensions(norms: Iterable[nn.Module], run: Callable[[], object]) -> 
     for handle in handles:
         handle.remove()
     return dimensions
+
+
+def _carry_quantizers(norm: nn.Module, affine: nn.Module) -> None:
+    """Those at the input and output of `norm` are at those of `affine` too."""
+    for quantizer in input_quantizers(norm).values():
+        quantize_input(affine, "", quantizer)
+    for quantizer in output_quantizers(norm).values():
+        quantize_output(affine, "", quantizer)
 
 
 def _fold(norm: _BatchNorm, dimensions: int) -> ChannelAffine:

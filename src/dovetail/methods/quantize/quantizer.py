@@ -20,6 +20,9 @@ from dovetail.methods.constraint import Constraint
 INPUT = "input_quantizer"
 """The name of a layer's submodule that quantises what the layer reads."""
 
+OUTPUT = "output_quantizer"
+"""The name of a module's submodule that quantises what the module gives."""
+
 
 class Quantizer(Constraint):
     """Puts every value of a tensor on a grid; the gradient is exact or an estimate, as the class says."""
@@ -71,25 +74,57 @@ def quantize_input(model: nn.Module, path: str, quantizer: Quantizer) -> None:
     Raises:
         ModelError: the layer has another submodule of that name.
     """
-    layer = model.get_submodule(path)
-    held = getattr(layer, INPUT, None)
+    if _put(model, path, INPUT, quantizer):
+        model.get_submodule(path).register_forward_pre_hook(_through_quantizer)
+
+
+def quantize_output(model: nn.Module, path: str, quantizer: Quantizer) -> None:
+    """Let all readers of the module at `path` (a layer or a whole block) see its output through `quantizer`.
+
+    Sums of residual networks are computed in integers only if both their terms and their result are quantised.
+
+    Raises:
+        ModelError: the module has another submodule of that name.
+    """
+    if _put(model, path, OUTPUT, quantizer):
+        model.get_submodule(path).register_forward_hook(_quantized_output)
+
+
+def _put(model: nn.Module, path: str, name: str, quantizer: Quantizer) -> bool:
+    """Whether there was none before."""
+    module = model.get_submodule(path)
+    held = getattr(module, name, None)
     if held is None:
-        layer.add_module(INPUT, quantizer)
-        layer.register_forward_pre_hook(_through_quantizer)
+        module.add_module(name, quantizer)
     elif isinstance(held, Quantizer):
-        layer.set_submodule(INPUT, quantizer)
+        module.set_submodule(name, quantizer)
     else:
-        raise ModelError(f"layer {path!r} has a part called {INPUT} of its own; rename it to quantise its input")
+        raise ModelError(f"layer {path!r} has a part called {name} of its own; rename it to quantise there")
+    return held is None
 
 
 def _through_quantizer(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (layer.get_submodule(INPUT)(inputs[0]), *inputs[1:])
 
 
+def _quantized_output(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    quantized: Tensor = module.get_submodule(OUTPUT)(output)
+    return quantized
+
+
 def input_quantizers(model: nn.Module) -> dict[str, Quantizer]:
     """Every quantiser at a layer's input, by the layer's path."""
+    return _held(model, INPUT)
+
+
+def output_quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Every quantiser at a module's output, by the module's path."""
+    return _held(model, OUTPUT)
+
+
+def _held(model: nn.Module, name: str) -> dict[str, Quantizer]:
     return {
         path: quantizer
-        for path, layer in model.named_modules()
-        if isinstance(quantizer := layer._modules.get(INPUT), Quantizer)
+        for path, module in model.named_modules()
+        if isinstance(quantizer := module._modules.get(name), Quantizer)
     }
