@@ -6,7 +6,7 @@ from dovetail.methods.factorize import BlockConvolution, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
-from dovetail.methods.quantize import Bwn, Lsq, Qnn, Ttq, Twn, WeightSharing
+from dovetail.methods.quantize import Bwn, Lsq, Ptq, Qnn, Ttq, Twn, WeightSharing
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -27,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
         Pattern,
         Complementary,
         SmartDeal,
+        Ptq,
         WeightSharing,
         Twn,
         Ttq,
@@ -55,6 +56,7 @@ __all__ = [
     "Obd",
     "Pattern",
     "Penni",
+    "Ptq",
     "Qnn",
     "Slimming",
     "SmartDeal",

@@ -45,6 +45,17 @@ def outputs(
     return _collect(model, wanted, inputs, sample)
 
 
+def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str, Tensor]:
+    """For each convolution or linear layer what it reads, (n, channels), at sampled positions of every input."""
+    count = positions_of(inputs)
+
+    def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        rows = x.reshape(len(x), -1, x.shape[-1]) if isinstance(layer, nn.Linear) else x.flatten(2).transpose(1, 2)
+        return _sampled(rows, count, 0)
+
+    return _collect(model, list(paths), inputs, sample)
+
+
 def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> Tensor:
     """What the convolution (groups 1) or linear layer at `path` sees at these positions: (n, S * R * S'), (n, F).
 
@@ -53,12 +64,17 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | Non
     count = positions or positions_of(inputs)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        chosen = _positions(_rows(y), count, seed)
-        if isinstance(layer, nn.Conv2d):
-            return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
-        return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
+        return patches_of(layer, x, y, count, seed)
 
     return _collect(model, [path], inputs, sample)[path]
+
+
+def patches_of(layer: nn.Module, x: Tensor, y: Tensor, positions: int, seed: int = 0) -> Tensor:
+    """The `patches` of a layer that makes y of x."""
+    chosen = _positions(_rows(y), positions, seed)
+    if isinstance(layer, nn.Conv2d):
+        return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
+    return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
 
 
 def values(part: nn.Module, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> list[Tensor]:

@@ -1,0 +1,120 @@
+"""What the layers of a network see and answer, all layers in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import DataError
+from dovetail.methods.quantize.fold_norms import Layer
+from dovetail.methods.responses import BATCH, patches_of, positions_of
+
+VALUES = 2**16
+"""Numbers of a layer's input that are kept, about."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer saw over all inputs."""
+
+    low: float
+    high: float
+    values: Tensor
+    """A sample of what it reads (V)."""
+    patches: Tensor | None
+    """The same as rows that its weight, flattened, is multiplied by (n, F); None of grouped layers."""
+    mean: Tensor
+    """Of its outputs, by channel (T)."""
+    deviation: Tensor
+
+
+@dataclass
+class _Gathered:
+    low: float = float("inf")
+    high: float = float("-inf")
+    values: list[Tensor] = field(default_factory=list)
+    patches: list[Tensor] = field(default_factory=list)
+    count: int = 0
+    sums: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+
+
+def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str, Seen]:
+    """What those of the layers that are called see of `inputs` (N, ...), which go through in the mode they are in.
+
+    Raises:
+        DataError: the inputs, or what a layer makes of them, are not finite.
+    """
+    if not len(inputs):
+        raise DataError("calibration needs at least one input, got none")
+    if not torch.isfinite(inputs).all():
+        bad = int((~torch.isfinite(inputs.flatten(1)).all(1)).sum())
+        raise DataError(f"calibration data must be finite numbers; {bad} of {len(inputs)} inputs hold NaN or infinity")
+    found: dict[str, _Gathered] = {}
+    each = max(1, VALUES // len(inputs))
+    positions = positions_of(inputs)
+
+    def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        if not torch.isfinite(y).all():
+            raise DataError(f"layer {path!r} answers the calibration data with NaN or infinity")
+        held = found.setdefault(path, _Gathered())
+        held.low, held.high = min(held.low, float(x.min())), max(held.high, float(x.max()))
+        flat = x.reshape(len(x), -1)
+        chosen = torch.randint(flat.shape[1], (min(each, flat.shape[1]),), generator=torch.Generator().manual_seed(0))
+        held.values.append(flat[:, chosen].flatten())
+        if isinstance(layer, nn.Linear):
+            held.patches.append(patches_of(layer, x.reshape(len(x), -1, x.shape[-1]), rows_of(layer, y), positions))
+        elif isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            held.patches.append(patches_of(layer, x, y, positions))
+        rows = rows_of(layer, y).double().flatten(0, 1)
+        held.count += len(rows)
+        held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
+
+    run_noting(model, paths, inputs, note)
+    return {path: _summary(found[path]) for path in paths if path in found}
+
+
+def run_noting(
+    model: nn.Module,
+    paths: Sequence[str],
+    inputs: Tensor,
+    note: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None],
+    batch: int = BATCH,
+) -> None:
+    """Run the model on the inputs; after each call of one of the layers `note` gets its path, itself, what
+    it has read and its output, which is replaced by what `note` returns, if it does."""
+    handles = []
+    for path in paths:
+        layer = model.get_submodule(path)
+        if not isinstance(layer, Layer):
+            continue
+
+        def hook(layer: nn.Module, args: tuple[Tensor, ...], y: Tensor, path: str = path) -> Tensor | None:
+            return note(path, layer, args[0], y)
+
+        handles.append(layer.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            for x in torch.split(inputs, batch):
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rows_of(layer: nn.Module, y: Tensor) -> Tensor:
+    """Outputs (N, T, ...) of a convolution or (N, ..., T) of a linear layer as (N, positions, T)."""
+    if isinstance(layer, nn.Linear):
+        return y.reshape(len(y), -1, y.shape[-1])
+    return y.flatten(2).transpose(1, 2)
+
+
+def _summary(held: _Gathered) -> Seen:
+    assert isinstance(held.sums, Tensor) and isinstance(held.squares, Tensor)
+    mean = held.sums / held.count
+    deviation = (held.squares / held.count - mean.square()).clamp_min(0).sqrt()
+    patches = torch.cat(held.patches) if held.patches else None
+    return Seen(held.low, held.high, torch.cat(held.values), patches, mean, deviation)
