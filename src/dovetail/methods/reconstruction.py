@@ -45,14 +45,27 @@ def regress(seen: Tensor, target: Tensor, start: Tensor, ridge: float) -> tuple[
     X is `seen` (n, F), Y `target` (n, T), W0 `start` (T, F), and e the mean square of the entries of X about their
     column's mean.
     """
+    weight, _ = normal_equations(seen, target, start, ridge)
+    return weight.to(start.dtype), best_bias(seen, target, weight).to(start.dtype)
+
+
+def normal_equations(seen: Tensor, target: Tensor, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """`regress`'s W, in float64, and the matrix G (F, F) of its objective.
+
+    Another weight V, with its best bias, does worse by the sum of (V - W) G (V - W)^T over the rows. G is positive
+    definite if `ridge` is positive.
+    """
     x, y, w0 = seen.double(), target.double(), start.double()
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    x, y = x - x_mean, y - y_mean
+    x, y = x - x.mean(0), y - y.mean(0)
     gram = x.T @ x / len(x)
     gram += ridge * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     change = torch.linalg.solve(gram, x.T @ (y - x @ w0.T) / len(x)).T
-    weight = w0 + change
-    return weight.to(start.dtype), (y_mean - weight @ x_mean).to(start.dtype)
+    return w0 + change, gram
+
+
+def best_bias(seen: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The bias (T), in float64, with which `weight` (T, F) answers best: the mean of what it leaves of the target."""
+    return target.double().mean(0) - weight.double() @ seen.double().mean(0)
 
 
 def reestimate_norms(model: nn.Module, inputs: Tensor) -> None:
