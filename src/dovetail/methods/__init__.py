@@ -6,7 +6,21 @@ from dovetail.methods.factorize import BlockConvolution, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
-from dovetail.methods.quantize import Bwn, Lsq, Ptq, Qnn, Ttq, Twn, WeightSharing
+from dovetail.methods.quantize import (
+    Admm,
+    BinaryMaps,
+    Bnn,
+    Bwn,
+    Bwnh,
+    Ffn,
+    Lsq,
+    Ptq,
+    Qnn,
+    Ttq,
+    Twn,
+    WeightSharing,
+    Xnor,
+)
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -21,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
         Cp,
         BlockTerm,
         Penni,
+        Ffn,
         Magnitude,
         Obd,
         NM,
@@ -32,6 +47,11 @@ METHODS: dict[str, type[Method]] = {
         Twn,
         Ttq,
         Bwn,
+        Bwnh,
+        Admm,
+        Xnor,
+        Bnn,
+        BinaryMaps,
         Lsq,
         Qnn,
         EntropyCoding,
@@ -41,13 +61,18 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "METHODS",
     "NM",
+    "Admm",
+    "BinaryMaps",
     "BlockConvolution",
     "BlockTerm",
+    "Bnn",
     "Bwn",
+    "Bwnh",
     "Channels",
     "Complementary",
     "Cp",
     "EntropyCoding",
+    "Ffn",
     "Lasso",
     "Lsq",
     "Magnitude",
@@ -65,4 +90,5 @@ __all__ = [
     "Tucker2",
     "Twn",
     "WeightSharing",
+    "Xnor",
 ]

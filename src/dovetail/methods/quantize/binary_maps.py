@@ -1,0 +1,176 @@
+"""Weights and feature maps of one bit each, jointly and more gently than XNOR-Net: our choice of four published ideas.
+
+Liu, Wu, Luo, Yang, Liu, Cheng. Bi-Real Net: Enhancing the Performance of 1-bit CNNs. ECCV 2018. arXiv:1808.00278
+(the gradient, and the shortcut around every binary layer).
+Liu, Shen, Savvides, Cheng. ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions.
+ECCV 2020. arXiv:2003.03488 (the learned thresholds; inputs first, then weights).
+Li, Ni, Zhang, Yang, Gao. Performance Guaranteed Network Acceleration via High-Order Residual Quantization. ICCV 2017.
+arXiv:1708.08687 (a second sign, of what the first leaves over).
+Rastegari, Ordonez, Redmon, Farhadi. XNOR-Net. ECCV 2016. arXiv:1603.05279 (the weights: alpha sign(W), as in `bwn`).
+
+    x^  = c + s_1 sign(x - t) + s_2 sign(x - x^_1) + ...            x^_m is x^ up to its m-th sign
+    dx^/dx = sum_m F'((x - t_m) / s_m),  F'(u) = max(0, 2 - 2|u|)   with t_1 = t, t_m = x^_(m - 1)
+    y   = conv(x^) + g x
+
+The threshold t is learned for each channel. The centre c and the scales s are learned too, but of the whole tensor: a
+scale for each channel could not be taken out of a product of signs. So
+
+    conv(x^, alpha B) = alpha (c sum B + s_1 conv(sign(x - t), B) + ...)
+
+is popcounts, of which sum B (over the taps inside the picture) is a constant. At first t is the channel's mean, and c
+and s the least-squares fit. The gain g of the shortcut, one for each channel, is 0 at first; it is there where
+the layer's output has the shape of its input.
+
+Departs from the papers: they put these blocks into networks of their own, with a normalisation before each and a
+shortcut of gain 1 after it, trained from nothing for long. Here the network is given and keeps its order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.formats import Codebook, ValueEncoder
+from dovetail.methods.constraint import constrain
+from dovetail.methods.method import Context, Plan, check
+from dovetail.methods.quantize.binary_input import (
+    CONVOLUTIONS,
+    BinaryMethod,
+    Remembering,
+    channels,
+    finite_readings,
+    remember_input,
+)
+from dovetail.methods.quantize.bwn import BinaryWeight
+from dovetail.methods.quantize.quantizer import sign, straight_through
+from dovetail.methods.quantize.uniform import TINY
+from dovetail.methods.reconstruction import settle_norms
+from dovetail.workload.trace import trace
+
+
+class BinaryMap(Remembering):
+    """The nearest of 2^orders values, all of which are sums of the centre and the scales with either sign.
+
+    `threshold` has a number for each channel of the input, `gain` for each of the output if there is a shortcut;
+    `extents` is how many dimensions the maps have: 2 of pictures, 0 of what a linear layer reads.
+    """
+
+    def __init__(
+        self, threshold: Tensor, centre: Tensor, scales: Tensor, gain: Tensor | None = None, extents: int = 0
+    ) -> None:
+        super().__init__()
+        self.threshold, self.centre, self.scales = nn.Parameter(threshold), nn.Parameter(centre), nn.Parameter(scales)
+        self.gain = None if gain is None else nn.Parameter(gain)
+        self.extents = extents
+
+    def forward(self, latent: Tensor) -> Tensor:
+        if self.gain is not None:
+            self.read = latent
+        value, threshold = self.centre, self._shaped(self.threshold)
+        for scale in self.scales:
+            value = value + scale * bi_real_sign((latent - threshold) / scale.detach().abs().clamp_min(TINY))
+            threshold = value.detach()
+        return value
+
+    def finish(self, layer: nn.Module, read: Tensor, output: Tensor) -> Tensor:
+        return output if self.gain is None else output + self._shaped(self.gain) * read
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        return values.view(-1, *[1] * self.extents)
+
+    @property
+    def bits(self) -> float:
+        return len(self.scales)
+
+    def encoder(self) -> ValueEncoder:
+        values = []
+        for signs in itertools.product((-1.0, 1.0), repeat=len(self.scales)):
+            value = self.centre.detach()
+            for one, scale in zip(signs, self.scales.detach(), strict=True):
+                value = value + scale * one
+            values.append(value)
+        return partial(Codebook.encode, table=torch.stack(values).cpu().numpy())
+
+
+def bi_real_sign(x: Tensor) -> Tensor:
+    """The sign, with the gradient of a piecewise quadratic: 2 + 2x on [-1, 0), 2 - 2x on [0, 1), else 0."""
+    return straight_through(x, sign(x.detach()), (2 - 2 * x.detach().abs()).clamp_min(0))
+
+
+def fit(readings: Tensor, orders: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The threshold (C), centre () and scales (orders) to start from, of readings (n, C).
+
+    Each is the least-squares fit given those before it.
+    """
+    threshold = readings.mean(0)
+    above = readings >= threshold
+    # A constant channel is all above; were all so, there would be nothing below.
+    high = readings[above].mean()
+    low = high if above.all() else readings[~above].mean()
+    centre, scales = (high + low) / 2, [(high - low) / 2]
+    rest = readings - centre - scales[0] * sign(readings - threshold)
+    for _ in range(orders - 1):
+        scales.append(rest.abs().mean())
+        rest = rest - scales[-1] * sign(rest)
+    return threshold, centre, torch.stack(scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryMaps(BinaryMethod):
+    """Makes weights and feature maps binary together: learned thresholds, Bi-Real's gradient and shortcuts."""
+
+    name: ClassVar[str] = "binary_maps"
+
+    orders: int = 1
+    """How many signs stand for an input; the work grows with it."""
+
+    shortcut: bool = True
+    """Whether what a layer reads is added to what it gives, times a learned gain, where the shapes permit."""
+
+    gradual: bool = True
+    """Whether the inputs go first, and the weights after a round of retraining."""
+
+    def __post_init__(self) -> None:
+        check(1 <= self.orders <= 4, self.name, "orders", "from 1 to 4", self.orders)
+
+    @property
+    def stages(self) -> int:
+        return 2 if self.gradual else 1
+
+    def plan(self, model: nn.Module, context: Context) -> Plan:
+        self.images(context)
+        taken, able = self.taken(model, context), shape_preserving(model, context.example)
+        return {
+            name: {"orders": self.orders, "shortcut": self.shortcut and path in able} for name, path in taken.items()
+        }
+
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        paths = {name: name.rpartition(".")[0] for name in plan}
+        if stage == 0:
+            found = {} if context.rebuilding else finite_readings(model, paths.values(), self.images(context))
+            for name, path in paths.items():
+                layer, row = model.get_submodule(path), plan[name]
+                threshold, centre, scales = fit(found.get(path, torch.zeros(1, channels(layer))), row["orders"])
+                gain = torch.zeros_like(threshold) if row["shortcut"] else None
+                extents = len(layer.kernel_size) if isinstance(layer, CONVOLUTIONS) else 0
+                remember_input(model, path, BinaryMap(threshold, centre, scales, gain, extents))
+        if stage == self.stages - 1:
+            for name in plan:
+                constrain(model, name, BinaryWeight())
+        settle_norms(model, context)
+        return model
+
+
+def shape_preserving(model: nn.Module, example: Tensor) -> set[str]:
+    """The paths of the layers whose products have the shape of what they read."""
+    return {
+        operation.name
+        for operation in trace(model, example[:1]).operations
+        if operation.kind in ("conv", "matmul")
+        and len({operand.shape for operand in operation.operands if operand.role in ("input", "output")}) == 1
+    }
