@@ -69,7 +69,7 @@ def takes_any(method: Method, model: nn.Module) -> bool:
     try:
         method.plan(model, CONTEXT)
     except (ModelError, RecipeError) as error:
-        assert "no layer matches ['*']" in str(error) or "cannot be met" in str(error)
+        assert any(reason in str(error) for reason in ("no layer matches ['*']", "cannot be met", "none lies between"))
         return False
     return True
 
@@ -155,6 +155,8 @@ class TestEveryMethod:
     def test_holds_through_momentum_and_weight_decay(self, method: Method) -> None:
         model = carried_out(method, network())
         before = {}
+        if quantized(model) and method.kind == "rebuild":
+            return  # its zeros may move, and nothing can have been pruned before it
         if quantized(model):  # it may round a weight to zero for a while; one that was pruned stays zero, if it has one
             model = carried_out(METHODS["magnitude"](), network())
             before = method.weights(model)
