@@ -1,0 +1,216 @@
+"""Weights of one or two bits, or three, by the alternating direction method of multipliers.
+
+Leng, Dou, Li, Zhu, Jin. Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM. AAAI 2018.
+arXiv:1707.09870
+
+    min f(W)  subject to  W = G,  G in a Q^n, a > 0 free for each layer
+
+    W   <-  argmin f(W) + rho/2 ||W - G + L||^2     training, pulled towards the grid
+    G   <-  argmin ||V - G||^2, V = W + L           projection onto the grid at its best scale
+    L   <-  L + W - G                               the dual, in units of the pull (scaled)
+
+    Q = {-1, 1}, {-1, 0, 1}, {-2, ..., 2} or {-4, -2, -1, 0, 1, 2, 4}: products are sign changes, shifts and skips.
+
+Departs from the paper: the first step is that of whatever optimiser trains, not the extra-gradient. The projection is
+exact, where the paper alternates between a and Q: it tries every Q that is nearest to V at some a. The pull grows
+geometrically. For the last part of training, the paper's fine-tuning, the layers compute with the projection itself,
+the scale refitted at every step, and the gradient passes straight through to W; so batch statistics and all that is
+not quantised settle to what is deployed.
+
+Which weight a layer sees: while it is pulled and learns (train mode, with gradients), W; in all other cases, so
+whenever it is evaluated, measured or stored, values on the grid. Batch statistics fit these at first, re-estimated,
+and after training, but not in the middle of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.formats import Binary, Codebook, Ternary, ValueEncoder
+from dovetail.methods.constraint import Step, constrain
+from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.quantize.ends import inner
+from dovetail.methods.quantize.quantizer import Quantizer, straight_through
+from dovetail.methods.reconstruction import settle_norms
+
+GRIDS: dict[str, tuple[float, ...]] = {"binary": (1,), "ternary": (0, 1), "five": (0, 1, 2), "seven": (0, 1, 2, 4)}
+"""The magnitudes on each grid, ascending, in units of the scale."""
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+class PulledToGrid(Quantizer):
+    """Pulls a weight to values on a grid, and after a while holds it there."""
+
+    scale: Tensor
+    goal: Tensor
+    dual: Tensor
+
+    def __init__(
+        self, weight: Tensor, magnitudes: tuple[float, ...], rho: tuple[float, float], updates: int, pull: float
+    ) -> None:
+        """`rho` grows from the first to the second in `updates` updates over the part `pull` of training."""
+        super().__init__()
+        self.magnitudes, self.rhos, self.updates, self.pull = magnitudes, rho, updates, pull
+        self.pulling, self.rho = True, rho[0]
+        self.register_buffer("scale", best_scale(weight, magnitudes))
+        self.register_buffer("goal", self.project(weight))
+        self.register_buffer("dual", torch.zeros_like(weight))
+        self._latent: Tensor | None = None
+
+    @property
+    def bits(self) -> float:
+        return math.ceil(math.log2(2 * len(self.magnitudes) - (self.magnitudes[0] == 0)))
+
+    def project(self, values: Tensor) -> Tensor:
+        """The nearest values on the grid at the scale there is."""
+        return self.scale * nearest(values.detach(), self.magnitudes, self.scale)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        learns = self.training and torch.is_grad_enabled()
+        if learns:
+            self._latent = latent
+        if not self.pulling:
+            return straight_through(latent, self.project(latent))
+        return latent if learns else straight_through(latent, self.goal)
+
+    def penalty(self) -> Tensor:
+        if self._latent is None or not self.pulling:
+            return torch.zeros(())
+        return self.rho / 2 * (self._latent - self.goal + self.dual).square().sum()
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        latent, self._latent = self._latent, None
+        if latent is None:
+            return
+        if not self.pulling:
+            self.scale.copy_(refitted(latent, self.magnitudes, self.scale))
+        elif step.progress >= self.pull:
+            self.pulling = False
+            self.scale.copy_(best_scale(latent, self.magnitudes))
+        else:
+            done = step.progress / self.pull
+            if int(done * self.updates) > int((step.index - 1) / step.total / self.pull * self.updates):
+                self.update(latent, self.rhos[0] * (self.rhos[1] / self.rhos[0]) ** done)
+
+    def update(self, latent: Tensor, rho: float) -> None:
+        """The projection and the dual's step; then the pull becomes `rho`, and the dual is in units of that."""
+        wanted = latent + self.dual
+        self.scale.copy_(best_scale(wanted, self.magnitudes))
+        self.goal.copy_(self.project(wanted))
+        self.dual.copy_((wanted - self.goal) * (self.rho / rho))
+        self.rho = rho
+
+    def encoder(self) -> ValueEncoder:
+        if self.magnitudes == GRIDS["binary"]:
+            return Binary.encode
+        if self.magnitudes == GRIDS["ternary"]:
+            return partial(Ternary.encode, symmetric=True)
+        positive = self.scale.cpu() * torch.tensor(self.magnitudes)
+        return partial(Codebook.encode, table=torch.cat([-positive, positive]).numpy(), dtype="float32")
+
+    def get_extra_state(self) -> Tensor:
+        """How far it is, so that an interrupted training goes on as it would have."""
+        return torch.tensor([self.pulling, self.rho], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.pulling, self.rho = bool(state[0]), float(state[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_latent": None}  # it may be in the middle of a graph, and that cannot be copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admm(Method):
+    """Trains weights towards a small grid of values, then on it."""
+
+    name: ClassVar[str] = "admm"
+    kind: ClassVar[Kind] = "share"
+
+    grid: str = "ternary"
+    """The values, in units of a layer's scale: "binary", "ternary", "five" (-2 to 2) or "seven" (0, +-1, +-2, +-4)."""
+
+    rho: float = 1e-2
+    """The strength of the pull at first."""
+
+    last_rho: float = 1.0
+    """The strength of the pull at its end, of which training on the grid follows."""
+
+    updates: int = 20
+    """How many times the pull's goal is set anew, evenly over its part of training."""
+
+    pull: float = 0.8
+    """The fraction of training in which the weights are pulled; in the rest they are trained on the grid."""
+
+    keep_ends: bool = True
+    """Whether the network's first and last weight stay as they are."""
+
+    def __post_init__(self) -> None:
+        check(self.grid in GRIDS, self.name, "grid", ", ".join(GRIDS), self.grid)
+        check(0 < self.rho < math.inf, self.name, "rho", "a number above 0", self.rho)
+        check(self.rho <= self.last_rho < math.inf, self.name, "last_rho", f"{self.rho:g} (rho) or more", self.last_rho)
+        check(self.updates >= 1, self.name, "updates", "1 or more", self.updates)
+        check(0 < self.pull <= 1, self.name, "pull", "a fraction in (0, 1]", self.pull)
+
+    def plan(self, model: nn.Module, context: Context) -> Plan:
+        weights = self.weights(model)
+        names = inner(model, context.example, weights) if self.keep_ends else list(weights)
+        plan: Plan = {}
+        for name in names:
+            held = PulledToGrid(weights[name], GRIDS[self.grid], (self.rho, self.last_rho), self.updates, self.pull)
+            error = (weights[name] - held.goal).norm() / weights[name].norm().clamp_min(TINY)
+            plan[name] = {"grid": self.grid, "bits": held.bits, "scale": float(held.scale), "error": float(error)}
+        return plan
+
+    def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        weights = self.weights(model)
+        for name, row in plan.items():
+            rho = self.rho, self.last_rho
+            constrain(model, name, PulledToGrid(weights[name], GRIDS[row["grid"]], rho, self.updates, self.pull))
+        settle_norms(model, context)
+        return model
+
+
+def nearest(values: Tensor, magnitudes: tuple[float, ...], scale: Tensor) -> Tensor:
+    """For each value the one of +-`magnitudes` (ascending) that is nearest in units of `scale` (1); of zero, +.
+
+    Of two equally near the smaller one in magnitude.
+    """
+    steps = torch.tensor(magnitudes, dtype=values.dtype, device=values.device)
+    found = steps[torch.bucketize(values.abs(), (steps[1:] + steps[:-1]) / 2 * scale.to(values.dtype))]
+    return torch.where((values >= 0) | (found == 0), found, -found)
+
+
+def best_scale(values: Tensor, magnitudes: tuple[float, ...]) -> Tensor:
+    """The scale a (1) for which a times the nearest of +-`magnitudes` (ascending) has the least squared error.
+
+    Exact. For codes Q the best scale is <V, Q> / <Q, Q>, and it takes <V, Q>^2 / <Q, Q> off ||V||^2. The best codes
+    are the nearest ones at their own scale. As the scale falls from infinity, the value v goes on to the next
+    magnitude when it passes |v| / middle: so codes change one by one, and both products are running sums. Of zeros the
+    scale is the least number, so that it can be divided by.
+    """
+    size = values.detach().double().abs().flatten()
+    cross, square = (magnitudes[0] * size.sum()).view(1), size.new_full((1,), magnitudes[0] ** 2 * len(size))
+    if len(magnitudes) > 1:
+        steps = list(itertools.pairwise(magnitudes))
+        passed = torch.cat([2 / (low + high) * size for low, high in steps]).argsort(descending=True, stable=True)
+        more_cross = torch.cat([(high - low) * size for low, high in steps])[passed]
+        more_square = torch.cat([size.new_full(size.shape, high**2 - low**2) for low, high in steps])[passed]
+        cross, square = cross + more_cross.cumsum(0), square + more_square.cumsum(0)
+    best = (cross.square() / square).argmax()
+    return (cross[best] / square[best]).clamp_min(TINY).view(1).to(values.dtype)
+
+
+def refitted(values: Tensor, magnitudes: tuple[float, ...], scale: Tensor) -> Tensor:
+    """A scale no worse than `scale` (1): the best one for the codes that are nearest at that."""
+    codes = nearest(values, magnitudes, scale)
+    square = codes.square().sum()
+    return torch.where(square > 0, (values * codes).sum() / square.clamp_min(1), scale).clamp_min(TINY)
