@@ -7,13 +7,14 @@ ECCV 2016. arXiv:1603.05279, section 3.1; authors' code github.com/allenai/XNOR-
     dL/dW_i = alpha g_i 1{|W_i| <= 1} + sign(W_i) / n sum_j g_j sign(W_j)      "exact" but for the sign, g = dL/dW~
     dL/dW_i = (alpha 1{|W_i| <= 1} + 1 / n) g_i                                "diagonal": of the sum only j = i
 
-W is centred (less its mean over the filter's input channels, at each tap) and clipped to [-1, 1] before; alpha is that
-of the centred and clipped W. The gradient goes through the centring too, "diagonal" again with its diagonal, 1 - 1/S
-for S input channels, as in the code. The first and the last layer stay as they are.
+After every step W is clipped to [-1, 1]. With `centre` its mean over the filter's input channels, at each tap, is taken
+from W first; the gradient goes through that too, "diagonal" again with its diagonal, 1 - 1/S for S input channels, as
+in the code. The first and the last layer stay as they are.
 
-Departs from the code: that multiplies gradients by n for SGD; here the learning rate does. A filter of one input
-channel (a depthwise convolution's) is not centred, as nothing would be left of it. There is no zero on the grid:
-weights that were pruned before get a sign.
+Departs from the code: that always centres, which throws away what a trained network holds in those means. It multiplies
+gradients by n for SGD; here the learning rate does. A filter of one input channel (a depthwise convolution's) is never
+centred, as nothing would be left of it. Where a trained layer has weights beyond 1, its largest is the limit instead.
+There is no zero on the grid: weights that were pruned before get a sign.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ GRADIENTS = ("exact", "diagonal")
 
 
 class BinaryWeight(Quantizer):
-    """The signs of a weight, a scale for each filter (index of the first axis) being their mean magnitude."""
+    """The signs of a weight, a scale for each filter (index of the first axis) being their mean magnitude.
 
-    def __init__(self, gradient: str = "exact", centre: bool = True) -> None:
+    `limit` (a buffer, scalar) is how far from 0 the latent weight may go.
+    """
+
+    limit: Tensor
+
+    def __init__(self, limit: Tensor, gradient: str = "exact", centre: bool = False) -> None:
         super().__init__()
         self.gradient, self.centre = gradient, centre
+        self.register_buffer("limit", limit.detach().clone())
         self.latent: Tensor | None = None  # in training, what forward last saw
 
     @property
@@ -48,18 +55,18 @@ class BinaryWeight(Quantizer):
     def forward(self, latent: Tensor) -> Tensor:
         self.latent = latent.detach() if self.training else None
         if self.gradient == "exact":
-            return scaled_signs(prepared(latent, self.centre))
-        weight = prepared(latent.detach(), self.centre)
-        inside = centred(latent.detach(), self.centre).abs() <= 1
-        slope = scales(weight) * inside + 1 / weight[0].numel()
-        if self.centre and latent.shape[1] > 1:
-            slope = slope * (1 - 1 / latent.shape[1])
-        return straight_through(latent, scaled_signs(weight), slope)
+            weight = centred(latent, self.centre)
+            return scales(weight) * straight_through(weight, sign(weight), weight.abs() <= self.limit)
+        weight = centred(latent.detach(), self.centre)
+        slope = scales(weight) * (weight.abs() <= self.limit) + 1 / weight[0].numel()
+        if self.centre and weight.shape[1] > 1:
+            slope = slope * (1 - 1 / weight.shape[1])
+        return straight_through(latent, scales(weight) * sign(weight), slope)
 
     def after_step(self, step: Step) -> None:
-        """Keeps the latent weight itself centred and clipped: outside [-1, 1] it would get no gradient."""
+        """Centres and clips the latent weight itself, unless it is computed by another constraint below."""
         if self.latent is not None:
-            self.latent.copy_(prepared(self.latent, self.centre))
+            self.latent.copy_(centred(self.latent, self.centre).clamp(-self.limit, self.limit))
 
     def encoder(self) -> ValueEncoder:
         return partial(Binary.encode, axis=0)
@@ -74,19 +81,9 @@ def centred(weight: Tensor, centre: bool) -> Tensor:
     return weight - weight.mean(1, keepdim=True) if centre and weight.shape[1] > 1 else weight
 
 
-def prepared(weight: Tensor, centre: bool) -> Tensor:
-    """`weight` centred, then clipped to [-1, 1]."""
-    return centred(weight, centre).clamp(-1, 1)
-
-
 def scales(weight: Tensor) -> Tensor:
     """The mean magnitude of each filter (filters, 1, ...); its gradient at 0 is that of a positive weight."""
     return (weight * sign(weight)).mean(tuple(range(1, weight.ndim)), keepdim=True)
-
-
-def scaled_signs(weight: Tensor) -> Tensor:
-    """alpha sign(W), with the gradient of alpha and the straight-through one of the sign."""
-    return scales(weight) * straight_through(weight, sign(weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +96,8 @@ class Bwn(Method):
     gradient: str = "exact"
     """Of the latent weights: "exact" (all of the scale's gradient) or "diagonal" (as published)."""
 
-    centre: bool = True
-    """Whether filters have mean 0 over their input channels."""
+    centre: bool = False
+    """Whether filters are made to have mean 0 over their input channels, as the authors' code does from scratch."""
 
     keep_ends: bool = True
     """Whether the network's first and last layer stay as they are."""
@@ -113,6 +110,8 @@ class Bwn(Method):
         return {name: {"bits": 1} for name in (inner(model, context.example, names) if self.keep_ends else names)}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        weights = self.weights(model)
         for name in plan:
-            constrain(model, name, BinaryWeight(self.gradient, self.centre))
+            limit = centred(weights[name], self.centre).abs().max().clamp_min(1)
+            constrain(model, name, BinaryWeight(limit, self.gradient, self.centre))
         return model
