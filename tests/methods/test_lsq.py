@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_paper(bits: int, signed: bool, weight: bool)
 
 
 def test_steps_start_where_the_paper_starts_them() -> None:
-    model = learned(network(), bits=3, input_bits=2)
+    model = learned(network(), weight_bits=3, activation_bits=2)
     weight, held = network()[3].weight.detach(), find(model, "3.weight", LearnedStep)
     assert held.step.item() == pytest.approx(2 * float(weight.abs().mean()) / math.sqrt(3), rel=1e-5)
     read = network()[:3](X).detach()
@@ -76,13 +76,13 @@ def test_first_and_last_stay_as_they_are_if_asked() -> None:
 
 
 def test_inputs_stay_as_they_are_with_32_bits_and_need_no_images() -> None:
-    method = Lsq(input_bits=32)
+    method = Lsq(activation_bits=32)
     model = method.apply(network(), method.plan(network(), context(None)), 0, context(None))
     assert not input_quantizers(model) and set(layouts(model)) == {"3.weight"}
 
 
 def test_training_the_steps_lowers_the_error_of_the_responses() -> None:
-    model, original = learned(network(), bits=2, input_bits=2, keep_ends=False), network()
+    model, original = learned(network(), weight_bits=2, activation_bits=2, keep_ends=False), network()
     optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if name.endswith("step")], lr=0.005)
     with torch.no_grad():
         wanted = original(X)
@@ -98,7 +98,7 @@ def test_training_the_steps_lowers_the_error_of_the_responses() -> None:
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_values_are_stored_exactly(bits: int) -> None:
-    model = learned(network(), bits=bits, keep_ends=False)
+    model = learned(network(), weight_bits=bits, keep_ends=False)
     effective = dict(bake(model).named_parameters())
     for name, layout in layouts(model).items():
         stored = layout.encode(effective[name].detach().numpy())
@@ -124,7 +124,7 @@ def test_constant_layers_and_a_single_image_are_no_trouble() -> None:
 
 
 def test_the_file_computes_the_same() -> None:
-    model = learned(network(), bits=4, input_bits=4, keep_ends=False)
+    model = learned(network(), weight_bits=4, activation_bits=4, keep_ends=False)
     artefact = freeze(model, X[:1], layouts=layouts(model))
     assert "affine(4)" in artefact.tensors["3.weight"].describe()
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_the_file_computes_the_same() -> None:
 
 
 def test_images_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"lsq measures on images .*input_bits = 32"):
+    with pytest.raises(RecipeError, match=r"lsq measures on images .*activation_bits = 32"):
         Lsq().plan(network(), context(None))
     broken = X.clone()
     broken[3, 0, 2, 2] = torch.nan
@@ -153,8 +153,8 @@ def test_looking_leaves_no_trace() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 1}, "lsq.bits must be from 2 to 8, got 1"),
-        ({"input_bits": 16}, "lsq.input_bits must be from 2 to 8, or 32 for inputs as they are, got 16"),
+        ({"weight_bits": 1}, "lsq.weight_bits must be from 2 to 8, got 1"),
+        ({"activation_bits": 16}, "lsq.activation_bits must be from 2 to 8, or 32 for real numbers, got 16"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:

@@ -80,31 +80,31 @@ class Lsq(Method):
     name: ClassVar[str] = "lsq"
     kind: ClassVar[Kind] = "share"
 
-    bits: int = 4
+    weight_bits: int = 4
     """Of a weight."""
 
-    input_bits: int = 4
+    activation_bits: int = 4
     """Of what a layer reads; 32: not quantised."""
 
     keep_ends: bool = True
     """Whether the network's first and last weight, and what they read, stay as they are."""
 
     def __post_init__(self) -> None:
-        check(2 <= self.bits <= 8, self.name, "bits", "from 2 to 8", self.bits)
-        check(2 <= self.input_bits <= 8 or self.input_bits == REAL, self.name, "input_bits",
-              f"from 2 to 8, or {REAL} for inputs as they are", self.input_bits)  # fmt: skip
+        check(2 <= self.weight_bits <= 8, self.name, "weight_bits", "from 2 to 8", self.weight_bits)
+        check(2 <= self.activation_bits <= 8 or self.activation_bits == REAL, self.name, "activation_bits",
+              f"from 2 to 8, or {REAL} for real numbers", self.activation_bits)  # fmt: skip
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         names = list(self.weights(model))
         if self.keep_ends:
             names = inner(model, context.example, names)
-        plan: Plan = {name: {"bits": self.bits} for name in names}
-        if self.input_bits == REAL:
+        plan: Plan = {name: {"weight_bits": self.weight_bits} for name in names}
+        if self.activation_bits == REAL:
             return plan
         paths = {name.rpartition(".")[0]: name for name in names}
-        for path, reading in readings(model, paths, images(context, self.name, "input_bits")).items():
+        for path, reading in readings(model, paths, images(context, self.name, "activation_bits")).items():
             plan[paths[path]] |= {
-                "input_bits": self.input_bits, "input_signed": reading.signed, "input_magnitude": reading.magnitude
+                "activation_bits": self.activation_bits, "signed": reading.signed, "magnitude": reading.magnitude
             }  # fmt: skip
         return plan
 
@@ -112,9 +112,9 @@ class Lsq(Method):
         weights = self.weights(model)
         for name, row in plan.items():
             magnitude = weights[name].abs().mean()
-            constrain(model, name, _grid(row["bits"], magnitude, signed=True, weight=True))
-            if "input_bits" in row:
-                grid = _grid(row["input_bits"], row["input_magnitude"], signed=row["input_signed"], weight=False)
+            constrain(model, name, _grid(row["weight_bits"], magnitude, signed=True, weight=True))
+            if "activation_bits" in row:
+                grid = _grid(row["activation_bits"], row["magnitude"], signed=row["signed"], weight=False)
                 quantize_input(model, name.rpartition(".")[0], grid.to(weights[name].device))
         return model
 

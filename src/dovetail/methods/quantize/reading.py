@@ -38,7 +38,7 @@ def watch(
     """Call `see(path, x)` with what each of the layers is about to read, in the order in which they are executed.
 
     What `see` returns, if anything, the layer reads instead. Layers that read integers (embeddings) are not seen. Runs
-    in eval mode and without gradients.
+    without gradients, in the mode that the model is in.
     """
 
     def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
@@ -48,9 +48,7 @@ def watch(
 
         return before
 
-    modes = [(module, module.training) for module in model.modules()]
     handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
-    model.eval()
     try:
         with torch.no_grad():
             for x in torch.split(inputs, batch):
@@ -58,12 +56,10 @@ def watch(
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
 
 
 def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str, Reading]:
-    """What each of the layers reads, over all inputs; layers that are never called are left out.
+    """What each of the layers reads, over all inputs, in eval mode; layers that are never called are left out.
 
     Raises:
         DataError: a layer reads NaN or infinity.
@@ -77,7 +73,12 @@ def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str
         counts[path] = counts.get(path, 0) + x.numel()
         lowest[path] = min(lowest.get(path, 0.0), float(x.min()))
 
-    watch(model, paths, inputs, see)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        watch(model.eval(), paths, inputs, see)
+    finally:
+        for module, mode in modes:
+            module.training = mode
     for path, total in totals.items():
         if not math.isfinite(total):
             raise DataError(f"layer {path!r} reads NaN or infinity on the images given: look for such values in them")
