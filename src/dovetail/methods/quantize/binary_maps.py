@@ -36,7 +36,6 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.formats import Codebook, ValueEncoder
-from dovetail.methods.constraint import constrain
 from dovetail.methods.method import Context, Plan, check
 from dovetail.methods.quantize.binary_input import (
     CONVOLUTIONS,
@@ -46,11 +45,14 @@ from dovetail.methods.quantize.binary_input import (
     finite_readings,
     remember_input,
 )
-from dovetail.methods.quantize.bwn import BinaryWeight
+from dovetail.methods.quantize.bwn import Bwn
 from dovetail.methods.quantize.quantizer import sign, straight_through
 from dovetail.methods.quantize.uniform import TINY
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.workload.trace import trace
+
+ROUNDS = 10
+"""Of the fit of several signs."""
 
 
 class BinaryMap(Remembering):
@@ -105,19 +107,20 @@ def bi_real_sign(x: Tensor) -> Tensor:
 def fit(readings: Tensor, orders: int) -> tuple[Tensor, Tensor, Tensor]:
     """The threshold (C), centre () and scales (orders) to start from, of readings (n, C).
 
-    Each is the least-squares fit given those before it.
+    Alternately the signs by the rule above and the least squares given the signs; of one order the first is the last.
     """
-    threshold = readings.mean(0)
-    above = readings >= threshold
-    # A constant channel is all above; were all so, there would be nothing below.
-    high = readings[above].mean()
-    low = high if above.all() else readings[~above].mean()
-    centre, scales = (high + low) / 2, [(high - low) / 2]
-    rest = readings - centre - scales[0] * sign(readings - threshold)
-    for _ in range(orders - 1):
-        scales.append(rest.abs().mean())
-        rest = rest - scales[-1] * sign(rest)
-    return threshold, centre, torch.stack(scales)
+    threshold, centre = readings.mean(0), readings.mean()
+    scales = (readings - threshold).abs().mean() / 2 ** torch.arange(orders, device=readings.device)
+    for _ in range(ROUNDS if orders > 1 else 1):
+        columns, value, turn = [torch.ones_like(readings)], centre, threshold
+        for scale in scales:
+            columns.append(sign(readings - turn))
+            value = turn = value + scale * columns[-1]
+        design = torch.stack([column.flatten() for column in columns], 1).double()
+        # Of constant maps all columns are alike; of the many solutions the pseudoinverse has the least one.
+        solution = torch.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ readings.flatten().double())
+        centre, scales = solution[0].to(readings.dtype), solution[1:].to(readings.dtype)
+    return threshold, centre, scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +163,7 @@ class BinaryMaps(BinaryMethod):
                 extents = len(layer.kernel_size) if isinstance(layer, CONVOLUTIONS) else 0
                 remember_input(model, path, BinaryMap(threshold, centre, scales, gain, extents))
         if stage == self.stages - 1:
-            for name in plan:
-                constrain(model, name, BinaryWeight())
+            model = Bwn().apply(model, plan, 0, context)
         settle_norms(model, context)
         return model
 

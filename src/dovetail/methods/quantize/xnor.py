@@ -23,7 +23,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dovetail.methods.constraint import constrain
 from dovetail.methods.method import Context, Plan
 from dovetail.methods.quantize.binary_input import (
     CONVOLUTIONS,
@@ -32,7 +31,7 @@ from dovetail.methods.quantize.binary_input import (
     SignedInput,
     remember_input,
 )
-from dovetail.methods.quantize.bwn import BinaryWeight
+from dovetail.methods.quantize.bwn import Bwn
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.reconstruction import settle_norms
 
@@ -84,6 +83,6 @@ class Xnor(BinaryMethod):
                 remember_input(model, path, ScaledInput(threshold))
             else:
                 quantize_input(model, path, SignedInput(threshold))
-            constrain(model, name, BinaryWeight())
+        model = Bwn().apply(model, plan, 0, context)
         settle_norms(model, context)
         return model
