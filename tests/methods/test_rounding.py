@@ -6,9 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from dovetail.methods.quantize.rounding import adaptive_codes, fitted_scale, nearest_codes, response_error
+from dovetail.methods.constraint import constrain
+from dovetail.methods.prune.magnitude import Mask
+from dovetail.methods.quantize import observation, rounding
+from dovetail.methods.quantize.calibration import weight_scales
+from dovetail.methods.quantize.observation import observe
+from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.rounding import adapt, adaptive_codes, fitted_scale, nearest_codes, response_error
+from dovetail.methods.quantize.uniform import Uniform
 from dovetail.methods.reconstruction import best_bias, normal_equations
 
 
@@ -118,3 +125,72 @@ def test_the_normal_equations_say_how_much_worse_any_weight_is(ridge: float) -> 
     best, gram = normal_equations(x, y, start, ridge)
     expected = objective(best) + response_error(other, best, gram).sum()
     torch.testing.assert_close(objective(other), expected, rtol=1e-10, atol=0)
+
+
+PATHS = ["0", "2", "4", "7"]
+IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(4)).cumsum(2).cumsum(3) / 8
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(6)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=4),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(216, 5),
+    ).eval()
+
+
+def quantised(bits: int, *, per_channel: bool = True, adaptive: bool, masked: bool = False) -> nn.Sequential:
+    """The network with weights of so many bits and inputs of layers of 8."""
+    model = network()
+    if masked:
+        constrain(model, "4.weight", Mask(model[4].weight.detach() > 0))
+    seen = observe(model, PATHS, IMAGES)
+    weights = {path: model.get_submodule(path).weight.detach().clone() for path in PATHS}
+    held = {}
+    for path, weight in weights.items():
+        held[path] = Uniform(bits, weight_scales(weight, bits, per_channel=per_channel))
+        constrain(model, f"{path}.weight", held[path])
+        low, high = seen[path].low, seen[path].high
+        scale = (high - low) / 255
+        quantize_input(model, path, Uniform(8, torch.tensor(scale), torch.tensor(round(-low / scale))))
+    if adaptive:
+        adapt(model, weights, held, seen, IMAGES, restore=True)
+    return model
+
+
+def distance(model: nn.Module) -> float:
+    with torch.no_grad():
+        return float((model(IMAGES) - network()(IMAGES)).square().mean())
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_network_answers_more_like_the_original(bits: int, per_channel: bool) -> None:
+    nearest = distance(quantised(bits, per_channel=per_channel, adaptive=False))
+    assert distance(quantised(bits, per_channel=per_channel, adaptive=True)) < 0.5 * nearest
+
+
+def test_layers_are_compared_at_the_same_places_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the error would not go to nothing with the bits, where only some places are sampled."""
+    for module in (rounding, observation):
+        monkeypatch.setattr(module, "positions_of", lambda inputs: 10)
+    assert distance(quantised(8, adaptive=True)) < 1e-3 * float(network()(IMAGES).detach().var())
+
+
+def test_what_is_set_lies_on_the_grid_and_what_was_pruned_stays_zero() -> None:
+    model = quantised(3, adaptive=True, masked=True)
+    layer = model[4]
+    latent = layer.parametrizations["weight"].original.detach()
+    assert not layer.weight[network()[4].weight <= 0].any() and layer.weight.any()
+    torch.testing.assert_close(layer.weight.detach(), latent)
+
+
+def test_adapting_does_not_depend_on_anything_random() -> None:
+    first, second = (quantised(4, adaptive=True).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)

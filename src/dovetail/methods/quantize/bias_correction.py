@@ -34,16 +34,21 @@ def correct(model: nn.Module, targets: Mapping[str, Seen], inputs: Tensor, scale
         if path in done:  # a layer that is called again
             return None
         done.add(path)
-        rows = rows_of(layer, y).double().flatten(0, 1)
-        factor, shift = correction(rows.mean(0), rows.std(0, correction=0), targets[path], path in scales)
-        bias = bias_of(layer)
-        bias.data.copy_(factor * bias.detach().double() + shift)
-        if path in scales:
-            scales[path].scale.mul_(factor)
-        shape = (-1,) if isinstance(layer, nn.Linear) else (-1, *[1] * (y.ndim - 2))
-        return (y.double() * factor.view(shape) + shift.view(shape)).to(y.dtype)
+        return restored(layer, y, targets[path], scales.get(path))
 
     run_noting(model, list(targets), inputs, note, batch=len(inputs))
+
+
+def restored(layer: nn.Module, y: Tensor, target: Seen, scale: Uniform | None) -> Tensor:
+    """Give the layer a bias, and the quantiser of its weight scales, that restore its outputs y; returns these."""
+    rows = rows_of(layer, y).double().flatten(0, 1)
+    factor, shift = correction(rows.mean(0), rows.std(0, correction=0), target, scale is not None)
+    bias = bias_of(layer)
+    bias.data.copy_(factor * bias.detach().double() + shift)
+    if scale is not None:
+        scale.scale.mul_(factor)
+    shape = (-1,) if isinstance(layer, nn.Linear) else (-1, *[1] * (y.ndim - 2))
+    return (y.double() * factor.view(shape) + shift.view(shape)).to(y.dtype)
 
 
 def correction(mean: Tensor, deviation: Tensor, target: Seen, scale: bool) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         held.count += len(rows)
         held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
 
-    run_noting(model, paths, inputs, note)
+    run_noting(model, paths, inputs, note, batch=len(inputs))
     return {path: _summary(found[path]) for path in paths if path in found}
 
 

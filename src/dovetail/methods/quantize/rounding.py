@@ -20,10 +20,19 @@ ended lower. A code is not bound to the two nearest ones. Nonlinearities are lef
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dovetail.methods.quantize.bias_correction import restored
+from dovetail.methods.quantize.observation import Seen, rows_of, run_noting
+from dovetail.methods.quantize.uniform import Uniform
+from dovetail.methods.reconstruction import normal_equations
+from dovetail.methods.responses import patches_of, positions_of
+
+RIDGE = 1e-3
+"""Pull towards the trained weights, relative to the mean energy of an input."""
 
 BLOCK = 128
 """Columns after which the others are brought up to date, all in one product (GPTQ, section 3.3)."""
@@ -101,3 +110,62 @@ def fitted_scale(codes: Tensor, wanted: Tensor, gram: Tensor, scale: Tensor) -> 
     weighted = codes @ gram
     fitted = (weighted * wanted).sum(1, keepdim=True) / (weighted * codes).sum(1, keepdim=True).clamp_min(1e-300)
     return torch.where(fitted > 0, fitted, scale)
+
+
+def adapt(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    quantizers: Mapping[str, Uniform],
+    targets: Mapping[str, Seen],
+    inputs: Tensor,
+    restore: bool,
+) -> None:
+    """Round the weight of each layer anew, front to back, on what it sees once those before it are rounded.
+
+    weights: the effective ones before quantisation, by the layer's path, as the others are. targets: what the layers
+    saw and answered then. inputs: one batch (N, ...) that is small enough to go through at once. restore: whether the
+    means of the outputs are restored, of which the layers behind then see the result. Layers other than linear ones and
+    convolutions in the plane are left as they are.
+    """
+    done: set[str] = set()
+
+    def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+        if path in done or not isinstance(layer, nn.Conv2d | nn.Linear):
+            return None
+        done.add(path)
+        rows = x.reshape(len(x), -1, x.shape[-1]) if isinstance(layer, nn.Linear) else x
+        seen = patches_of(layer, rows, rows_of(layer, y) if isinstance(layer, nn.Linear) else y, positions_of(x))
+        layer.weight = reconstructed(weights[path], seen, targets[path].patches, quantizers[path])
+        answer: Tensor = layer.forward(x)
+        return restored(layer, answer, targets[path], None) if restore else answer
+
+    run_noting(model, list(quantizers), inputs, note, batch=len(inputs))
+
+
+def reconstructed(weight: Tensor, seen: Tensor, before: Tensor | None, quantizer: Uniform) -> Tensor:
+    """The weight (T, ...) on its quantiser's grid, so that what it makes of `seen` is near what it made of `before`.
+
+    seen: rows (n, groups * F) for weight.flatten(1) (T, F). before: the same rows as they were in the network that is
+    not quantised; None takes `seen`. Where each output has a scale of its own, the quantiser gets better ones.
+    """
+    flat, scale = weight.detach().double().flatten(1), quantizer.scale.double()
+    groups = seen.shape[1] // flat.shape[1]
+    per_output = len(scale) > 1
+    values, fitted = [], []
+    for own, x, was, steps in zip(
+        flat.chunk(groups),
+        seen.double().chunk(groups, 1),
+        (seen if before is None else before).double().chunk(groups, 1),
+        scale.view(-1, 1).expand(len(flat), 1).chunk(groups),
+        strict=True,
+    ):
+        wanted, gram = normal_equations(x, was @ own.T, own, RIDGE)
+        codes = adaptive_codes(own, wanted, gram, steps, quantizer.lowest, quantizer.highest)
+        if per_output:
+            steps = fitted_scale(codes, wanted, gram, steps)
+            codes = adaptive_codes(codes * steps, wanted, gram, steps, quantizer.lowest, quantizer.highest)
+        values.append(codes * steps)
+        fitted.append(steps)
+    if per_output:
+        quantizer.scale.copy_(torch.cat(fitted)[:, 0])
+    return torch.cat(values).view_as(weight).to(weight.dtype)
