@@ -193,5 +193,5 @@ def test_pruned_weights_get_a_sign() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(RecipeError, match="bwn.gradient must be .*, got 'none'"):
+    with pytest.raises(RecipeError, match=r"bwn.gradient must be .*, got 'none'"):
         Bwn(gradient="none")
