@@ -9,8 +9,7 @@ Hu, Wang, Cheng. From Hashing to CNNs: Training Binary-Weight Networks via Hashi
 
 The layers are solved from the first to the last. X is from the network whose earlier layers are binary already, y is
 what the original responds, so that each layer makes up for the errors of those before it ("asymmetric"); or else
-y = X w. Then training goes on with the signs of a latent weight, starting at b |w|, through which gradients pass
-straight, and with a.
+y = X w. Then training goes on as in BWN, its latent weight starting at |w| with the signs b and the mean magnitude a.
 
 Departs from the paper: a is the best one for b at every comparison, not once a sweep: bit j changes where that raises
 (c^T b)^2 / b^T G b, what is taken off ||y||^2. It starts from sign(w), so it is never worse than BWN, and from the
@@ -23,47 +22,26 @@ plan's row says `fit: weights`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.formats import Binary, Layout, ValueEncoder
 from dovetail.methods.constraint import bake, constrain
 from dovetail.methods.decomposition import target_network
 from dovetail.methods.layers import called
 from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.quantize.bwn import BinaryWeight
 from dovetail.methods.quantize.ends import inner
-from dovetail.methods.quantize.quantizer import Quantizer, sign, straight_through
+from dovetail.methods.quantize.quantizer import sign
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.methods.responses import outputs, patches
 
 TINY = torch.finfo(torch.float32).tiny
 
-
-class LearnedSigns(Quantizer):
-    """The signs of the latent weight times a learned scale for each filter (index of the first axis)."""
-
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(scale)
-
-    @property
-    def bits(self) -> float:
-        return 1
-
-    def forward(self, latent: Tensor) -> Tensor:
-        scale = self.scale.view(-1, *[1] * (latent.ndim - 1))
-        return scale * straight_through(latent, sign(latent.detach()))
-
-    def encoder(self) -> ValueEncoder:
-        return partial(Binary.encode, axis=0)
-
-    def freeze(self, layout: Layout) -> Layout:
-        # A scale for each filter needs every filter's values in their places.
-        return replace(super().freeze(layout), structure="dense")
+FLOOR = 1e-6
+"""The least magnitude of a latent weight, in units of its filter's mean: of zero the sign would be lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +91,9 @@ class Bwnh(Method):
             if row["fit"] == "responses" and context.inputs is not None and not context.rebuilding:
                 gram, cross = self._products(model, original, _path(name), rows.double(), context)
                 signs, scale = hashed(rows.double(), gram, cross, sweeps=self.sweeps, seed=self.seed)
-            constrain(model, name, LearnedSigns(scale.to(weight.dtype)))
-            layer.weight = (signs.to(weight.dtype) * rows.abs().clamp_min(TINY)).view_as(weight)
+            latent = with_signs(rows, signs, scale).view_as(weight)
+            constrain(model, name, BinaryWeight(latent.abs().max().clamp_min(1)))
+            layer.weight = latent
         settle_norms(model, context)
         return model
 
@@ -133,6 +112,13 @@ class Bwnh(Method):
         gram = seen.T @ seen
         ridge = self.ridge * gram.diagonal().mean().clamp_min(1e-30)
         return gram + ridge * torch.eye(len(gram), dtype=gram.dtype), aim.T @ seen + ridge * weight
+
+
+def with_signs(weight: Tensor, signs: Tensor, scale: Tensor) -> Tensor:
+    """The weight (T, n) with other signs (T, n), each row in proportion, so that its mean magnitude is `scale` (T)."""
+    size = weight.double().abs()
+    size = torch.maximum(size, FLOOR * size.mean(1, keepdim=True)).clamp_min(TINY)
+    return (signs * size * (scale / size.mean(1))[:, None]).to(weight.dtype)
 
 
 def hashed(weight: Tensor, gram: Tensor, cross: Tensor, *, sweeps: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
