@@ -90,12 +90,16 @@ def compress(
         str | None,
         typer.Option(
             help="A recipe's name, a .toml file, or a method's name (one step, retrained as fits its kind). "
-            "Default: deep_compression; with a budget, channels, or lowrank where nothing is retrained."
+            "Default: deep_compression; mixed for --bits; for other budgets channels, or lowrank without retraining."
         ),
     ] = None,
     macs: Annotated[float | None, typer.Option(help="Keep this fraction of the multiply-accumulates.")] = None,
     params: Annotated[float | None, typer.Option(help="Keep this fraction of the parameters.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Set this fraction of the weights to zero.")] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(help="Store weights in so many bits on average, from 2 to 8; each layer gets its own."),
+    ] = None,
     latency: Annotated[
         float | None,
         typer.Option(help="Keep this fraction of the latency, measured here on --target (onnxruntime or torch)."),
@@ -127,7 +131,9 @@ def compress(
 ) -> None:
     """Compress a network by a recipe. A run that was stopped goes on when the same command is given again."""
     targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
-    budget = arguments.budget_of({"macs": macs, "params": params, "sparsity": sparsity, "latency": latency})
+    budget = arguments.budget_of(
+        {"macs": macs, "params": params, "sparsity": sparsity, "latency": latency, "bits": bits}
+    )
     named = dovetail.Recipe.load(recipe or "deep_compression") if recipe or budget is None else None
     if threads is not None:
         torch.set_num_threads(threads)
@@ -263,10 +269,14 @@ def export(
     artefact: ArtefactFile,
     to: Annotated[Literal["onnx"], typer.Option(help="The format to write.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="The file to write; else beside the artefact.")] = None,
+    integers: Annotated[
+        bool | None,
+        typer.Option("--integers/--floats", help="Integer arithmetic; default: where the network is quantised."),
+    ] = None,
 ) -> None:
     """Write an artefact as a standard file that any runtime takes."""
     path = out or artefact.with_suffix(f".{to}")
-    dovetail.export_onnx(dovetail.Artefact.load(artefact), path)
+    dovetail.export_onnx(dovetail.Artefact.load(artefact), path, integers=integers)
     print(path)
 
 

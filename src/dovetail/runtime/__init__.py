@@ -4,13 +4,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 from dovetail.runtime.artefact import Artefact
-from dovetail.runtime.session import Session, assemble, export_onnx, load
+from dovetail.runtime.export import export_onnx
+from dovetail.runtime.qdq import to_qdq
+from dovetail.runtime.session import Session, assemble, load
 
 if TYPE_CHECKING:
     from dovetail.runtime.freezing import freeze
     from dovetail.runtime.module import to_torch
 
-__all__ = ["Artefact", "Session", "assemble", "export_onnx", "freeze", "load", "to_torch"]
+__all__ = ["Artefact", "Session", "assemble", "export_onnx", "freeze", "load", "to_qdq", "to_torch"]
 
 _NEEDS_TORCH = {"freeze": "dovetail.runtime.freezing", "to_torch": "dovetail.runtime.module"}
 

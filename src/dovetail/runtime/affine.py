@@ -39,8 +39,8 @@ def fold_batch_norms(model: nn.Module, run: Callable[[], object]) -> nn.Module:
             raise ModelError(f"Layer {path!r} normalises by the batch at hand; train it with track_running_stats=True.")
     dimensions = _input_dimensions(norms, run)
     folded: dict[nn.Module, nn.Module] = {norm: _fold(norm, dimensions.get(norm, 2)) for norm in norms}
-    for norm, affine in folded.items():
-        _carry_quantizers(norm, affine)
+    for norm in norms:
+        _carry_quantizers(norm, folded[norm])
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children leaves out a module that comes twice
             if child in folded:

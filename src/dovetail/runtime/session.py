@@ -1,4 +1,4 @@
-"""Running an artefact, and handing it on as a standard ONNX file. Needs no PyTorch."""
+"""Running an artefact. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors  # typ
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
-from dovetail.runtime.files import write_atomically
 from dovetail.runtime.graph import LARGEST_MODEL, complete
 
 _REFUSALS = (
@@ -39,15 +38,6 @@ def assemble(artefact: Artefact) -> ModelProto:
     if size > LARGEST_MODEL:
         raise ArtefactError(f"An ONNX model may have {LARGEST_MODEL} bytes of weights, this artefact has {size}.")
     return complete(artefact.graph, {name: tensor.decode() for name, tensor in artefact.tensors.items()})
-
-
-def export_onnx(artefact: Artefact, path: str | Path) -> None:
-    """Write the artefact as a standard ONNX file, at once or not at all; any ONNX runtime gives the session's answers.
-
-    Raises ArtefactError if the artefact is inconsistent or larger than an ONNX file may be (2 GiB), or the file cannot
-    be written.
-    """
-    write_atomically(Path(path), assemble(artefact).SerializeToString(deterministic=True))
 
 
 class Session:

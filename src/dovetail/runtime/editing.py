@@ -1,0 +1,143 @@
+"""Changing an ONNX graph: who makes and who reads a value, its constants, new names, and putting all in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+Array = NDArray[Any]
+
+
+class Editor:
+    """A graph whose nodes may be added and rewired in any order; `finish` writes them back, sorted, without dead ones.
+
+    What a subgraph (of If or Loop) reads is read by the node that holds it, and is never rewired.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._graph = graph
+        self.nodes = list(graph.node)
+        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self.ends = {value.name for value in graph.output}
+        self._taken = {*self.constants, *(value.name for value in (*graph.input, *graph.output))}
+        self._taken.update(name for node in self.nodes for name in (*_inputs(node), *_outputs(node)))
+
+    def producer(self, value: str) -> NodeProto | None:
+        """The node that makes a value; None for inputs and constants."""
+        return next((node for node in self.nodes if value in node.output), None)
+
+    def readers(self, value: str) -> list[NodeProto]:
+        return [node for node in self.nodes if value in _inputs(node)]
+
+    def only_reader(self, value: str) -> NodeProto | None:
+        """The node that reads a value, if nothing else does."""
+        readers = self.readers(value)
+        return readers[0] if len(readers) == 1 and value not in self.ends else None
+
+    def scalar(self, name: str) -> float | None:
+        """The number that a constant of one element holds."""
+        constant = self.constants.get(name)
+        return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+    def constant(self, array: Array, hint: str) -> str:
+        """The name of a new constant."""
+        name = self._fresh(hint)
+        self.constants[name] = array
+        return name
+
+    def add(self, operator: str, inputs: Iterable[str], hint: str, **attributes: Any) -> str:
+        """The name of the output of a new node."""
+        name = self._fresh(hint)
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def redirect(self, old: str, new: str, readers: Iterable[NodeProto]) -> None:
+        """Let `readers` read `new` in place of `old`."""
+        for node in readers:
+            node.input[:] = [new if name == old else name for name in node.input]
+
+    def replace(self, old: str, new: str) -> str:
+        """Let `new` take the place of `old` everywhere; the name that it has then, `old` at the graph's output."""
+        self.redirect(old, new, self.readers(old))
+        if old not in self.ends:
+            return new
+        former, maker = self.producer(old), self.producer(new)
+        assert former is not None and maker is not None
+        self._rename(former, old, self._fresh(old))
+        self._rename(maker, new, old)
+        self.redirect(new, old, self.readers(new))
+        return old
+
+    def finish(self) -> None:
+        """Write the nodes and constants that the output depends on back to the graph, each after what it reads."""
+        makers = {name: node for node in self.nodes for name in node.output if name}
+        order: list[NodeProto] = []
+        done: set[str] = set()
+        pending = sorted(self.ends)
+        while pending:
+            node = makers.get(pending[-1])
+            missing = [] if node is None else [name for name in _inputs(node) if name in makers and name not in done]
+            if missing and pending[-1] not in done:
+                pending += missing
+                continue
+            if node is not None and pending[-1] not in done:
+                order.append(node)
+                done.update(node.output)
+            pending.pop()
+        used = {name for node in order for name in _inputs(node)} | self.ends
+        kept = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used]
+        self._graph.ClearField("node")
+        self._graph.ClearField("initializer")
+        self._graph.node.extend(order)
+        self._graph.initializer.extend(kept)
+
+    @staticmethod
+    def _rename(node: NodeProto, old: str, new: str) -> None:
+        node.output[:] = [new if name == old else name for name in node.output]
+
+    def _fresh(self, hint: str) -> str:
+        name = next(name for name in chain([hint], (f"{hint}_{i}" for i in count(1))) if name not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """The value of a node's attribute."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def per_output(constant: Array | None, outputs: int, places: int) -> NDArray[np.float64] | None:
+    """One number for each output from a constant that is broadcast to (N, outputs, *places); None if it is not so."""
+    if constant is None or constant.size not in (1, outputs):
+        return None
+    if (
+        constant.size == outputs
+        and outputs > 1
+        and constant.shape[max(constant.ndim - places - 1, 0) :][:1] != (outputs,)
+    ):
+        return None
+    return np.broadcast_to(constant.reshape(-1).astype(np.float64), (outputs,))
+
+
+def _inputs(node: NodeProto) -> Iterator[str]:
+    """What a node reads, and all that the nodes of its subgraphs read."""
+    yield from node.input
+    for inner in _inner(node):
+        yield from _inputs(inner)
+
+
+def _outputs(node: NodeProto) -> Iterator[str]:
+    yield from node.output
+    for inner in _inner(node):
+        yield from _outputs(inner)
+
+
+def _inner(node: NodeProto) -> Iterator[NodeProto]:
+    for part in node.attribute:
+        for graph in (part.g, *part.graphs):
+            yield from graph.node
