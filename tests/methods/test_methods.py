@@ -56,7 +56,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return request.param()
 
 
-FOLDING = ("ptq",)
+FOLDING = ("ptq", "dynamic_fixed_point")
 """Methods that fold each batch normalisation into the layer before it."""
 
 

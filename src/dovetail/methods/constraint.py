@@ -73,7 +73,13 @@ def constraints(model: nn.Module) -> Iterator[tuple[str, Constraint]]:
 def constrain(model: nn.Module, name: str, constraint: Constraint) -> None:
     """Register `constraint` on the weight called `name`, on top of those it has."""
     path, _, tensor_name = name.rpartition(".")
-    parametrize.register_parametrization(model.get_submodule(path), tensor_name, constraint)
+    module = model.get_submodule(path)
+    if parametrize.is_parametrized(module) and not parametrize.is_parametrized(module, tensor_name):
+        # Its class has a property for each tensor held, and copies of the module share it, who do not hold this one.
+        shared = type(module)
+        own = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, own)
+    parametrize.register_parametrization(module, tensor_name, constraint)
 
 
 def find(model: nn.Module, name: str, kind: type[C]) -> C | None:

@@ -5,6 +5,7 @@ from dovetail.methods.quantize.binary_maps import BinaryMaps
 from dovetail.methods.quantize.bnn import Bnn
 from dovetail.methods.quantize.bwn import Bwn
 from dovetail.methods.quantize.bwnh import Bwnh
+from dovetail.methods.quantize.dynamic_fixed_point import DynamicFixedPoint
 from dovetail.methods.quantize.ffn import Ffn
 from dovetail.methods.quantize.lsq import Lsq
 from dovetail.methods.quantize.ptq import Ptq
@@ -20,6 +21,7 @@ __all__ = [
     "Bnn",
     "Bwn",
     "Bwnh",
+    "DynamicFixedPoint",
     "Ffn",
     "Lsq",
     "Ptq",

@@ -103,8 +103,8 @@ class DynamicFixedPoint(Method):
     precision: str = "dynamic"
     """"dynamic", a fractional length for each layer, or "static", one for the network, to compare with."""
 
-    power: int = 1
-    """Of the errors whose sum is made least: 1 or 2."""
+    power: int = 2
+    """Of the errors whose sum is made least: 2, or 1 as in the paper."""
 
     rounding: str = "nearest"
     """Of what layers read: "nearest" or "floor"."""
