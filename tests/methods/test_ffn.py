@@ -193,6 +193,12 @@ class TestLayers:
         value.backward(torch.arange(1.0, 6.0))
         assert torch.equal(latent.grad, torch.tensor([0.0, 4, 6, 8, 0]))
 
+    def test_the_latent_weight_of_values_is_in_units(self) -> None:
+        values = torch.tensor([-1.0, 0.3, 0.7])
+        factor = TernaryFactor(0.1)
+        assert torch.allclose(factor.right_inverse(values), torch.tensor([-0.1, 0.03, 0.07]))
+        assert torch.equal(factor(factor.right_inverse(values)), torch.tensor([-1.0, 0, 1]))
+
     def test_the_scale_is_held_in_its_unit(self) -> None:
         unit = Unit(0.25)
         latent = unit.right_inverse(torch.tensor([1.0, -2.0])).requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,8 +62,9 @@ def without(
 ) -> nn.Module:
     """The network without these units, and with only these kernels in the bases of the weights named.
 
-    Its weights keep their constraints (SharedKernels and Mask), cut down with them. What a removed channel gave to its
-    readers, a constant if its weights were zero, is zero now.
+    Its weights keep their constraints: SharedKernels and Mask cut down with them, those of another method as they are,
+    for they must fit any shape. What a removed channel gave to its readers, a constant if its weights were zero, is
+    zero now.
     """
     held = {name: constraint for name, constraint in constraints(model)}
     found = dependencies(bake(model), example)
@@ -72,7 +74,10 @@ def without(
     for name, constraint in held.items():
         path = name.rpartition(".")[0]
         layer = result.get_submodule(path)
-        assert isinstance(constraint, SharedKernels | Mask) and isinstance(layer, nn.Conv2d)
+        if not isinstance(constraint, SharedKernels | Mask):
+            constrain(result, name, copy.deepcopy(constraint))
+            continue
+        assert isinstance(layer, nn.Conv2d)
         rows = stays.get((path, "out"), torch.arange(constraint.mask.shape[0]))
         columns = stays.get((path, "in"), torch.arange(constraint.mask.shape[1]))
         mask = constraint.mask[rows][:, columns]

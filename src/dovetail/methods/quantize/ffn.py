@@ -17,10 +17,11 @@ at last batch statistics are estimated anew, if that helps. For training with la
                      g |d| ||v|| / a (mean square over the components); a and b are such that it changes Uh' and Vh'
                      by the same fraction as W by its gradient g
 
-Departs from the paper: the formula of the balance is ours, from the same aim; in a response u and d are solved for
-together; responses and inputs are centred and the bias takes the difference, so the 1x1 convolution always has one;
-inputs are too few for all weights of a layer, so `reconstruction.RIDGE` pulls the product towards W; k may be more than
-min(T, n), because a sum of more components can still come closer.
+Departs from the paper: the formula of the balance is ours, from the same aim; latents keep away from where they would
+round to another value, or the first step of training throws many over (`semidiscrete.MARGIN`); in a response u and d
+are solved for together; responses and inputs are centred and the bias takes the difference, so the 1x1 convolution
+always has one; inputs are too few for all weights of a layer, so `reconstruction.RIDGE` pulls the product towards W; k
+may be more than min(T, n), because a sum of more components can still come closer.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class TernaryFactor(Quantizer):
         rounded = entries.detach().round()
         return straight_through(entries, rounded.clamp(-1, 1) + 0.0, rounded.abs() <= 1)  # + 0: without -0
 
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight * self.unit
+
     def encoder(self) -> ValueEncoder:
         return partial(Ternary.encode, symmetric=True)
 
@@ -104,6 +108,7 @@ class Ffn(Method):
 
     name: ClassVar[str] = "ffn"
     kind: ClassVar[Kind] = "rebuild"
+    steep: ClassVar[bool] = True
 
     rank_ratio: float = 1.0
     """The channels between, k, as a multiple of min(T, n)."""
@@ -194,9 +199,7 @@ def stack(layer: nn.Module, factors: Factors, bias: Tensor | None) -> nn.Sequent
     weight = matrix(layer)
     left, right = recover(weight, factors)
     left_unit, right_unit = units(weight, factors, left, right)
-    reduce, expand = through_channels(
-        layer, torch.from_numpy(left * left_unit), torch.from_numpy((right * right_unit).T), bias
-    )
+    reduce, expand = through_channels(layer, torch.from_numpy(left), torch.from_numpy(right.T), bias)
     scale = Scale(torch.from_numpy(factors.scale).float(), pictures=isinstance(layer, nn.Conv2d))
     made = network_layers.stack({"reduce": reduce, "scale": scale, "expand": expand})
     constrain(made, "reduce.weight", TernaryFactor(right_unit))

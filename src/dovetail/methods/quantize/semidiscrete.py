@@ -68,7 +68,7 @@ def decompose(weight: Array, rank: int, *, sweeps: int = 20) -> Factors:
 
     The error ||W - U diag(d) V^T|| falls with every component and in every sweep.
     """
-    residual = np.array(weight)
+    residual, exchange = np.array(weight), _Update(weight)
     rows, columns = weight.shape
     left, scale = np.zeros((rank, rows), weight.dtype), np.zeros(rank, weight.dtype)
     right = np.ones((rank, columns), weight.dtype)
@@ -77,12 +77,23 @@ def decompose(weight: Array, rank: int, *, sweeps: int = 20) -> Factors:
         for c in range(rank):
             u, d, v = _component(residual, left[c], scale[c], right[c])
             if d != scale[c] or (v != right[c]).any() or (u != left[c]).any():
-                residual += np.outer(scale[c] * left[c], right[c]) - np.outer(d * u, v)
+                exchange(residual, (scale[c] * left[c], -d * u), (right[c], v))
                 left[c], scale[c], right[c] = u, d, v
         before, error = error, np.vdot(residual, residual)
         if error >= (1 - SETTLED) * before:
             break
     return Factors(left.T.copy(), scale, right.T.copy())
+
+
+class _Update:
+    """Adds two outer products to a matrix like the one given; making a new matrix each time takes far longer."""
+
+    def __init__(self, like: Array) -> None:
+        self._sum = np.empty_like(like)
+
+    def __call__(self, matrix: Array, left: tuple[Array, Array], right: tuple[Array, Array]) -> None:
+        np.matmul(np.stack(left, 1), np.stack(right), out=self._sum)
+        matrix += self._sum
 
 
 def _component(residual: Array, own_u: Array, own_d: float, own_v: Array) -> tuple[Array, float, Array]:
@@ -107,7 +118,7 @@ def respond(factors: Factors, gram: Array, cross: Array, *, epochs: int = 50) ->
     """
     left, scale, right = factors.left.T.copy(), factors.scale.copy(), factors.right.T.copy()
     seen = right @ gram  # of each component X^T X v
-    missing = cross - (seen.T * scale) @ left  # X^T of what is left of Y
+    missing, exchange = cross - (seen.T * scale) @ left, _Update(cross)  # X^T of what is left of Y
     gained = _gained(left, scale, right, cross + missing)
     for _ in range(epochs):
         for c in range(len(scale)):
@@ -122,7 +133,7 @@ def respond(factors: Factors, gram: Array, cross: Array, *, epochs: int = 50) ->
             if d > 0:
                 turn(right[c], seen[c], gram, target / (d * (u @ u)))
                 d = right[c] @ target / ((u @ u) * (right[c] @ seen[c]))
-            missing += np.outer(old_seen, old_d * old_u) - np.outer(seen[c], d * u)
+            exchange(missing, (old_seen, seen[c]), (old_d * old_u, -d * u))
             left[c], scale[c] = u, d
         before, gained = gained, _gained(left, scale, right, cross + missing)
         if gained - before <= GAIN * gained:
