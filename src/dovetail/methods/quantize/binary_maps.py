@@ -9,7 +9,7 @@ arXiv:1708.08687 (a second sign, of what the first leaves over).
 Rastegari, Ordonez, Redmon, Farhadi. XNOR-Net. ECCV 2016. arXiv:1603.05279 (the weights: alpha sign(W), as in `bwn`).
 
     x^  = c + s_1 sign(x - t) + s_2 sign(x - x^_1) + ...            x^_m is x^ up to its m-th sign
-    dx^/dx = sum_m F'((x - t_m) / s_m),  F'(u) = max(0, 2 - 2|u|)   with t_1 = t, t_m = x^_(m - 1)
+    dx^/dx = sum_m F'((x - t_m) / 2 s_m) / 2,  F'(u) = max(0, 2 - 2|u|)     with t_1 = t, t_m = x^_(m - 1)
     y   = conv(x^) + g x
 
 The threshold t is learned for each channel. The centre c and the scales s are learned too, but of the whole tensor: a
@@ -22,7 +22,8 @@ and s the least-squares fit. The gain g of the shortcut, one for each channel, i
 the layer's output has the shape of its input.
 
 Departs from the papers: they put these blocks into networks of their own, with a normalisation before each and a
-shortcut of gain 1 after it, trained from nothing for long. Here the network is given and keeps its order.
+shortcut of gain 1 after it, trained from nothing for long. Here the network is given and keeps its order. Gradients
+pass within two scales of a threshold, not one, for more of a given network's inputs lie far from it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ from dovetail.methods.quantize.uniform import TINY
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.workload.trace import trace
 
+WIDTH = 2
+"""How far from a threshold gradients pass, in units of its sign's scale."""
+
 ROUNDS = 10
 """Of the fit of several signs."""
 
@@ -75,7 +79,8 @@ class BinaryMap(Remembering):
             self.read = latent
         value, threshold = self.centre, self._shaped(self.threshold)
         for scale in self.scales:
-            value = value + scale * bi_real_sign((latent - threshold) / scale.detach().abs().clamp_min(TINY))
+            width = (WIDTH * scale.detach().abs()).clamp_min(TINY)
+            value = value + scale * bi_real_sign((latent - threshold) / width)
             threshold = value.detach()
         return value
 
