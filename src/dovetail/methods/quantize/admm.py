@@ -13,9 +13,11 @@ arXiv:1707.09870
 
 Departs from the paper: the first step is that of whatever optimiser trains, not the extra-gradient. The projection is
 exact, where the paper alternates between a and Q: it tries every Q that is nearest to V at some a. The pull grows
-geometrically. For the last part of training, the paper's fine-tuning, the layers compute with the projection itself,
-the scale refitted at every step, and the gradient passes straight through to W; so batch statistics and all that is
-not quantised settle to what is deployed.
+geometrically, and ends before training does. From then on the layers compute with the projection itself, the scale
+refitted at every step; the gradient passes straight through to W. So what is trained last, batch statistics and all
+that is not quantised among it, is what is deployed. By default that is the larger part, and the pull before it is weak:
+in short trainings W does not reach G, and while it cannot follow, the dual makes G alternate about it. A longer and
+stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings W to G, as in the paper.
 
 Which weight a layer sees: while it is pulled and learns (train mode, with gradients), W; in all other cases, so
 whenever it is evaluated, measured or stored, values on the grid. Batch statistics fit these at first, re-estimated,
@@ -56,7 +58,7 @@ class PulledToGrid(Quantizer):
     def __init__(
         self, weight: Tensor, magnitudes: tuple[float, ...], rho: tuple[float, float], updates: int, pull: float
     ) -> None:
-        """`rho` grows from the first to the second in `updates` updates over the part `pull` of training."""
+        """`rho` grows from the first to the second with the `updates` updates in the part `pull` of training."""
         super().__init__()
         self.magnitudes, self.rhos, self.updates, self.pull = magnitudes, rho, updates, pull
         self.pulling, self.rho = True, rho[0]
@@ -97,9 +99,10 @@ class PulledToGrid(Quantizer):
             self.pulling = False
             self.scale.copy_(best_scale(latent, self.magnitudes))
         else:
-            done = step.progress / self.pull
-            if int(done * self.updates) > int((step.index - 1) / step.total / self.pull * self.updates):
-                self.update(latent, self.rhos[0] * (self.rhos[1] / self.rhos[0]) ** done)
+            each = step.total * self.pull / self.updates  # steps between two updates
+            before, done = int((step.index - 1) / each + 1e-9), int(step.index / each + 1e-9)
+            if done > before:
+                self.update(latent, self.rhos[0] * (self.rhos[1] / self.rhos[0]) ** (done / max(1, self.updates - 1)))
 
     def update(self, latent: Tensor, rho: float) -> None:
         """The projection and the dual's step; then the pull becomes `rho`, and the dual is in units of that."""
@@ -141,13 +144,13 @@ class Admm(Method):
     rho: float = 1e-2
     """The strength of the pull at first."""
 
-    last_rho: float = 1.0
-    """The strength of the pull at its end, of which training on the grid follows."""
+    last_rho: float = 0.1
+    """The strength of the pull at its end."""
 
-    updates: int = 20
-    """How many times the pull's goal is set anew, evenly over its part of training."""
+    updates: int = 5
+    """How many times the pull's goal is set anew, evenly over its part of training, the last time at its end."""
 
-    pull: float = 0.8
+    pull: float = 0.3
     """The fraction of training in which the weights are pulled; in the rest they are trained on the grid."""
 
     keep_ends: bool = True
