@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dovetail.methods.quantize.fold_norms import bias_of
+from dovetail.methods.quantize.fold_norms import bias_of, scale_weight
 from dovetail.methods.quantize.observation import Seen, rows_of, run_noting
 from dovetail.methods.quantize.uniform import Uniform
 
@@ -43,12 +43,24 @@ def restored(layer: nn.Module, y: Tensor, target: Seen, scale: Uniform | None) -
     """Give the layer a bias, and the quantiser of its weight scales, that restore its outputs y; returns these."""
     rows = rows_of(layer, y).double().flatten(0, 1)
     factor, shift = correction(rows.mean(0), rows.std(0, correction=0), target, scale is not None)
+    if scale is not None and not _scale_grid(layer, scale, factor):
+        factor, shift = correction(rows.mean(0), rows.std(0, correction=0), target, scale=False)
     bias = bias_of(layer)
     bias.data.copy_(factor * bias.detach().double() + shift)
-    if scale is not None:
-        scale.scale.mul_(factor)
     shape = (-1,) if isinstance(layer, nn.Linear) else (-1, *[1] * (y.ndim - 2))
     return (y.double() * factor.view(shape) + shift.view(shape)).to(y.dtype)
+
+
+def _scale_grid(layer: nn.Module, quantizer: Uniform, factor: Tensor) -> bool:
+    """Multiply the scales and what is rounded to them, so that the codes stay; False if other constraints forbid it."""
+    weight, before = layer.weight, quantizer.scale.clone()
+    assert isinstance(weight, Tensor)
+    wanted = weight.detach() * factor.view(-1, *[1] * (weight.ndim - 1))
+    quantizer.scale.mul_(factor)
+    if scale_weight(layer, factor.to(weight.dtype), wanted):
+        return True
+    quantizer.scale.copy_(before)
+    return False
 
 
 def correction(mean: Tensor, deviation: Tensor, target: Seen, scale: bool) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ from dovetail.errors import DataError
 RULES = ("min_max", "percentile", "mse", "kl")
 TAIL = 1e-4
 BINS = 2048
+A_BIN = 64
+"""Values that a bin holds at least, on average: the differences between neighbouring bins are else mostly chance."""
 FACTORS = torch.logspace(0, -1.5, 61, dtype=torch.float64).tolist()
 """Clippings that are tried, as fractions of the whole range."""
 
@@ -50,7 +52,8 @@ def clipped_range(values: Tensor, bits: int, rule: str, extremes: Range | None =
     if rule == "mse":
         error = lambda ends: float((quantized(flat, *grid(*ends, bits), bits) - flat).square().sum())  # noqa: E731
     else:
-        histogram = torch.histc(flat, BINS, low, high)
+        others = flat[flat != 0]  # zero is exact on every grid
+        histogram = torch.histc(others, min(BINS, max(1 << bits, len(others) // A_BIN)), low, high)
         error = lambda ends: _divergence(histogram, (low, high), ends, bits)  # noqa: E731
     return min(((factor * low, factor * high) for factor in FACTORS), key=error)
 
@@ -99,7 +102,7 @@ def _few(flat: Tensor) -> Tensor:
 def _divergence(histogram: Tensor, extremes: Range, ends: Range, bits: int) -> float:
     """Kullback-Leibler, of the values clipped to `ends` from the same quantised, in bins of the histogram."""
     low, high = extremes
-    centres = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
+    centres = low + (torch.arange(len(histogram), dtype=torch.float64) + 0.5) * (high - low) / len(histogram)
     inside = (centres >= ends[0]) & (centres <= ends[1])
     if not inside.any():
         return float("inf")

@@ -8,8 +8,9 @@ Nagel, van Baalen, Blankevoort, Welling. Data-Free Quantization Through Weight E
     W1 <- S^-1 W1,  b1 <- S^-1 b1,  W2 <- W2 S          the same function, for ReLU(s x) = s ReLU(x)
     c_i = max(0, mean_i - 3 deviation_i)                b1 <- b1 - c,  b2 <- b2 + W2 c
 
-Departs from the paper: a bias is absorbed only where the second layer does not pad, because a padded zero would then
-be a -c.
+Departs from the paper: where weights have a scale for each output, r1 is what the first layer answers at most in that
+channel. The range of its weights is of no matter there, and a channel of small weights and a high bias would be blown
+up. A bias is absorbed only where the second layer does not pad, because a padded zero would then be a -c.
 """
 
 from __future__ import annotations
@@ -71,22 +72,30 @@ def pairs(model: nn.Module, paths: Sequence[str]) -> list[Pair]:
     return found
 
 
-def equalize(model: nn.Module, found: Sequence[Pair], known: Mapping[str, Statistics]) -> dict[str, Statistics]:
+def equalize(
+    model: nn.Module,
+    found: Sequence[Pair],
+    known: Mapping[str, Statistics],
+    answers: Mapping[str, Tensor] | None = None,
+) -> dict[str, Statistics]:
     """Equalise the pairs, over and over until nothing changes; then absorb high biases, where outputs are `known`.
 
-    Returns what is known of the outputs now.
+    `answers` has r1 (T) for each first layer; without, it is the range of the layer's weights. Returns what is known of
+    the outputs now.
     """
-    known = dict(known)
+    known, answers = dict(known), None if answers is None else dict(answers)
     modules = dict(model.named_modules())
     active = list(found)
     for _ in range(SWEEPS):
         largest = 0.0
         for pair in list(active):
-            factors = balance(*(_ranges(pair, modules)))
+            factors = balance(*_ranges(pair, modules, answers))
             if not _rescale(pair, modules, factors):
                 active.remove(pair)
                 continue
             largest = max(largest, float(factors.log().abs().max()))
+            if answers is not None:
+                answers[pair.first] = answers[pair.first] / factors
             if pair.first in known:
                 known[pair.first] = known[pair.first].scaled(1 / factors)
         if largest < CONVERGED:
@@ -142,11 +151,13 @@ def _by_input(layer: nn.Module) -> Tensor:
     return weight.detach().reshape(groups, len(weight) // groups, weight.shape[1], -1)
 
 
-def _ranges(pair: Pair, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Tensor]:
+def _ranges(
+    pair: Pair, modules: Mapping[str, nn.Module], answers: Mapping[str, Tensor] | None
+) -> tuple[Tensor, Tensor]:
     first = modules[pair.first].weight
     assert isinstance(first, Tensor)
-    second = _by_input(modules[pair.second]).abs().amax((1, 3)).view(-1, pair.repeat)
-    return first.detach().abs().flatten(1).amax(1), second.amax(1)
+    second = _by_input(modules[pair.second]).abs().amax((1, 3)).view(-1, pair.repeat).amax(1)
+    return first.detach().abs().flatten(1).amax(1) if answers is None else answers[pair.first], second
 
 
 def _rescale(pair: Pair, modules: Mapping[str, nn.Module], factors: Tensor) -> bool:

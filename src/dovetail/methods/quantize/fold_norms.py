@@ -80,11 +80,11 @@ def bias_of(layer: nn.Module) -> nn.Parameter:
     return layer.bias
 
 
-def scale_weight(layer: nn.Module, factors: Tensor) -> bool:
+def scale_weight(layer: nn.Module, factors: Tensor, wanted: Tensor | None = None) -> bool:
     """Multiply the weight by factors that broadcast to it, or its first axis by factors (T); under its constraints.
 
     Returns False, and leaves the weight as it was, if they do not let a scaled weight through: a mask does, a table
-    of values does not.
+    of values does not. `wanted` is what should come of it, where a constraint was changed along with it.
     """
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -97,7 +97,7 @@ def scale_weight(layer: nn.Module, factors: Tensor) -> bool:
     latent = getattr(stacks["weight"], "original", None)
     if not isinstance(latent, Tensor) or latent.shape != weight.shape:
         return False
-    expected, before = weight.detach() * factors, latent.detach().clone()
+    expected, before = weight.detach() * factors if wanted is None else wanted, latent.detach().clone()
     latent.data.mul_(factors)
     scaled = layer.weight
     assert isinstance(scaled, Tensor)

@@ -10,18 +10,19 @@ arXiv:1712.05877 (the grids); Nagel et al. ICCV 2019. arXiv:1906.04721 (equalisa
 Without inputs the network is shown noise, and each normalised channel is given the mean and deviation that its batch
 normalisation knows (`normalizing`); ranges are then those of what comes out, whose tails are a normal distribution's.
 
-Departs from the papers: equalisation is left out where the outputs come closer to the original's without; with scales
-for each output it has less to do. Where "measured", the range of each layer's inputs is the one of the four rules that
-changes its outputs least.
+Departs from the papers: what is restored, and whether layers are equalised, is what brings the outputs closest to the
+original's. Rounded weights make outputs a little smaller, so that behind a ReLU their means alone can make it worse.
+Where "measured", the range of each layer's inputs is the one of the four rules that changes its outputs least.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,11 @@ from dovetail.methods.quantize.bias_correction import correct
 from dovetail.methods.quantize.calibration import RULES, clipped_range, grid, quantized, weight_scales
 from dovetail.methods.quantize.equalization import equalize, pairs
 from dovetail.methods.quantize.fold_norms import Layer, Statistics, bias_of, fold, foldable, normalizing
+from dovetail.methods.quantize.mixed import chosen_bits
 from dovetail.methods.quantize.noise import noise_like
 from dovetail.methods.quantize.observation import Seen, observe
 from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.rounding import adapt, reconstructed
 from dovetail.methods.quantize.uniform import Uniform
 
 IMAGES = 250
@@ -57,6 +60,9 @@ class Ptq(Method):
     weight_bits: int = 8
     """Bits of each weight."""
 
+    mean_bits: float | None = None
+    """Bits of a weight on average; if given, each layer's are chosen by what it needs, and not `weight_bits`."""
+
     activation_bits: int | None = 8
     """Bits of what each layer reads; None leaves it as it is."""
 
@@ -70,88 +76,142 @@ class Ptq(Method):
     equalize: bool = True
     """Whether channels may be rescaled between two layers, where that helps."""
 
-    bias_correction: bool = True
-    """Whether the means of the outputs are restored."""
+    rounding: str = "nearest"
+    """How weights are rounded: "nearest", or "adaptive", so that each layer's responses change least."""
 
-    renormalize: bool = False
-    """Whether their deviations are restored too (with scales for each output)."""
+    bias_correction: bool = True
+    """Whether the means of the outputs may be restored."""
+
+    renormalize: bool = True
+    """Whether their deviations may be restored too (with scales for each output)."""
 
     def __post_init__(self) -> None:
         check(2 <= self.weight_bits <= 8, self.name, "weight_bits", "from 2 to 8", self.weight_bits)
+        check(self.mean_bits is None or 2 <= self.mean_bits <= 8, self.name, "mean_bits",
+              "from 2, the least that can be reached, to 8, or left out", self.mean_bits)  # fmt: skip
         check(self.activation_bits is None or 2 <= self.activation_bits <= 8, self.name, "activation_bits",
               "from 2 to 8, or left out", self.activation_bits)  # fmt: skip
+        check(self.rounding in ("nearest", "adaptive"), self.name, "rounding", "nearest or adaptive", self.rounding)
         check(self.calibration in ("measured", *RULES), self.name, "calibration", f"measured, {', '.join(RULES)}",
               self.calibration)  # fmt: skip
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        plan = self._planned(model, names, context, equalizing=False)
+        plan = self._alike(model, list(self.weights(model)), context)
+        return plan if self.mean_bits is None else self._mixed(model, plan, self.mean_bits, context)
+
+    def _alike(self, model: nn.Module, names: list[str], context: Context) -> Plan:
+        """The plan with the same bits for all layers."""
+        plain = self._planned(model, names, context, equalizing=False)
+        best = self._best(model, [_restoring(plain, what) for what in self._restorable()], context)
         if not self.equalize:
-            return plan
+            return best
         equalized = self._planned(model, names, context, equalizing=True)
-        if not any("equalized" in row for row in equalized.values()):
-            return plan
-        if context.inputs is None:
-            return equalized
-        errors = [self._error(model, candidate, context) for candidate in (plan, equalized)]
-        return plan if errors[0] <= errors[1] else equalized
+        return self._best(model, [best, _restoring(equalized, best[names[0]].get("restored"))], context)
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        self._carry_out(model, plan, context)
+        return model
+
+    def _carry_out(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
+        """Returns what is known of the outputs that were normalised."""
         known = self._prepare(model, plan, context)
-        inputs = _calibration(context)
+        paths, inputs = [_path(name) for name in plan], _calibration(context)
         seen: dict[str, Seen] = {}
         if not context.rebuilding:
-            with normalizing(model, list(known.values())) if context.inputs is None else nullcontext():
-                seen = observe(model.eval(), [_path(name) for name in plan], inputs)
-        held = {}
-        for name, row in plan.items():
-            path = _path(name)
-            layer = model.get_submodule(path)
-            held[path] = self._hold(model, name, row["bits"], _rows(seen.get(path), self.bias_correction), context)
-            if "range" in row:
-                low, high = row["range"]
-                scale, zero = grid(low, high, row["input_bits"])
-                quantize_input(model, path, Uniform(row["input_bits"], torch.tensor(scale), torch.tensor(zero)))
-            if self.bias_correction and isinstance(layer, Layer):
-                bias_of(layer)
-        if self.bias_correction and not context.rebuilding:
-            scaled = held if self.renormalize and self.per_channel else {}
-            with normalizing(model, list(known.values())) if context.inputs is None else nullcontext():
-                correct(model.eval(), seen, inputs, {path: q for path, q in scaled.items() if path in seen})
-        return model
+            with _shown(model, known, context):
+                seen = observe(model, paths, inputs)
+        before = {_path(name): weight.clone() for name, weight in self.weights(model).items()}
+        held = {_path(name): self._hold(model, name, row, seen.get(_path(name)), context) for name, row in plan.items()}
+        restored = next((row["restored"] for row in plan.values() if "restored" in row), None)
+        with _shown(model, known, context):
+            if context.rebuilding or not seen:
+                return known
+            if self.rounding == "adaptive":
+                quantizers = {path: held[path] for path in seen}
+                adapt(model, before, quantizers, seen, inputs, restored is not None)
+            elif restored is not None:
+                correct(model, seen, inputs, {path: held[path] for path in seen if restored == "deviations"})
+        return known
+
+    def _restorable(self) -> list[str | None]:
+        """What may be restored of the outputs; rounding by responses brings back their means by itself."""
+        if not self.bias_correction:
+            return [None]
+        if self.rounding == "adaptive":
+            return ["means"]
+        return [None, "means", "deviations"] if self.renormalize and self.per_channel else [None, "means"]
 
     def _planned(self, model: nn.Module, names: list[str], context: Context, *, equalizing: bool) -> Plan:
         """The plan with or without equalisation."""
-        trial = copy.deepcopy(model).eval()
-        plan: Plan = {name: {"bits": self.weight_bits} for name in names}
-        for path, norm in foldable(trial, [_path(name) for name in names]).items():
+        trial, paths = copy.deepcopy(model).eval(), [_path(name) for name in names]
+        bits = self.weight_bits if self.mean_bits is None else round(self.mean_bits)
+        plan: Plan = {name: {"bits": bits} for name in names}
+        for path, norm in foldable(trial, paths).items():
             plan[_name(path)]["norm"] = norm
-        known = self._fold(trial, plan, context)
         if equalizing:
-            for pair in pairs(trial, [_path(name) for name in names]):
+            folded = copy.deepcopy(trial)
+            self._prepare(folded, plan, context)
+            for pair in pairs(folded, paths):
                 plan[_name(pair.first)]["equalized"] = pair.second
-        known = self._equalize(trial, plan, known)
-        with normalizing(trial, list(known.values())) if context.inputs is None else nullcontext():
-            seen = observe(trial, [_path(name) for name in names], _calibration(context))
+        known = self._prepare(trial, plan, context)
         if self.activation_bits is not None:
+            with _shown(trial, known, context):
+                seen = observe(trial, paths, _calibration(context))
             for path, what in seen.items():
                 rule, ends = self._range(trial.get_submodule(path), what, context.inputs is not None)
                 plan[_name(path)] |= {"input_bits": self.activation_bits, "range": list(ends), "rule": rule}
         return plan
 
-    def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> dict[str, Statistics]:
-        known = self._fold(model, plan, context)
-        return known if context.rebuilding else self._equalize(model, plan, known)
+    def _mixed(self, model: nn.Module, plan: Plan, mean_bits: float, context: Context) -> Plan:
+        """The plan with bits of its own for each layer: by how the outputs change if it alone has so many."""
+        trial, paths, inputs = copy.deepcopy(model), [_path(name) for name in plan], _calibration(context)
+        with _shown(trial, self._prepare(trial, plan, context), context), torch.no_grad():
+            seen, wanted = observe(trial, paths, inputs), trial(inputs)
 
-    def _fold(self, model: nn.Module, plan: Plan, context: Context) -> dict[str, Statistics]:
-        return {_path(name): fold(model, _path(name), row["norm"]) for name, row in plan.items() if "norm" in row}
+            def on_grid(path: str, weight: Tensor, bits: int) -> Tensor:
+                rows = _rows(seen.get(path), centred="restored" in plan[_name(path)])
+                quantizer = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))
+                if self.rounding == "adaptive" and rows is not None:
+                    return reconstructed(weight, rows, None, quantizer)
+                values: Tensor = quantizer(weight)
+                return values
 
-    def _equalize(self, model: nn.Module, plan: Plan, known: dict[str, Statistics]) -> dict[str, Statistics]:
+            def error(network: nn.Module) -> float:
+                return float((network(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
+
+            chosen = chosen_bits(trial, paths, on_grid, error, mean_bits, context.probes(model, len(paths)))
+        return {
+            _name(path): plan[_name(path)] | {"bits": option.setting, "output_error": option.loss}
+            for path, option in chosen.items()
+        }
+
+    def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
+        """Fold and equalise."""
+        known = {_path(name): fold(model, _path(name), row["norm"]) for name, row in plan.items() if "norm" in row}
         wanted = {(_path(name), row["equalized"]) for name, row in plan.items() if "equalized" in row}
-        if not wanted:
-            return known
-        found = pairs(model, [_path(name) for name in plan])
-        return equalize(model, [pair for pair in found if (pair.first, pair.second) in wanted], known)
+        if wanted and not context.rebuilding:
+            found = [p for p in pairs(model, [_path(name) for name in plan]) if (p.first, p.second) in wanted]
+            answers = None
+            if self.per_channel:
+                with _shown(model, list(known.values()), context):
+                    seen = observe(model, [pair.first for pair in found], _calibration(context))
+                answers = {path: (what.mean + 3 * what.deviation).clamp_min(0).float() for path, what in seen.items()}
+            known = equalize(model, found, known, answers)
+        return list(known.values())
+
+    def _best(self, model: nn.Module, plans: list[Plan], context: Context) -> Plan:
+        """The plan by which the outputs change least (squared error)."""
+        if len(plans) == 1:
+            return plans[0]
+        inputs, errors = _calibration(context), []
+        with torch.no_grad():
+            with _shown(model, [], context):
+                wanted = model(inputs)
+            for plan in plans:
+                trial = copy.deepcopy(model)
+                with _shown(trial, self._carry_out(trial, plan, context), context):
+                    errors.append(float((trial(inputs) - wanted).square().sum()))
+        return plans[errors.index(min(errors))]
 
     def _range(self, layer: nn.Module, seen: Seen, real: bool) -> tuple[str, tuple[float, float]]:
         """The rule taken, and the range that it gives."""
@@ -174,24 +234,38 @@ class Ptq(Method):
         rule = min(ranges, key=error)
         return rule, ranges[rule]
 
-    def _hold(self, model: nn.Module, name: str, bits: int, rows: Tensor | None, context: Context) -> Uniform:
-        weight = model.get_submodule(_path(name)).weight
+    def _hold(self, model: nn.Module, name: str, row: dict[str, Any], seen: Seen | None, context: Context) -> Uniform:
+        """Quantise the weight by the scales of least output error, and what the layer reads."""
+        path = _path(name)
+        layer = model.get_submodule(path)
+        weight = layer.weight
         assert isinstance(weight, Tensor)
         if context.rebuilding:
             scales = torch.ones(len(weight) if self.per_channel else 1)
         else:
-            scales = weight_scales(weight, bits, rows, per_channel=self.per_channel)
-        quantizer = Uniform(bits, scales)
+            rows = _rows(seen, centred="restored" in row)
+            scales = weight_scales(weight, row["bits"], rows, per_channel=self.per_channel)
+        quantizer = Uniform(row["bits"], scales)
         constrain(model, name, quantizer)
+        if "range" in row:
+            low, high = row["range"]
+            scale, zero = grid(low, high, row["input_bits"])
+            quantize_input(model, path, Uniform(row["input_bits"], torch.tensor(scale), torch.tensor(zero)))
+        if self.bias_correction and isinstance(layer, Layer):
+            bias_of(layer)
         return quantizer
 
-    def _error(self, model: nn.Module, plan: Plan, context: Context) -> float:
-        """Squared error of the outputs."""
-        inputs = _calibration(context)
-        with torch.no_grad():
-            wanted = model.eval()(inputs)
-            found = self.apply(copy.deepcopy(model), plan, 0, context).eval()(inputs)
-        return float((found - wanted).square().sum())
+
+def _restoring(plan: Plan, what: str | None) -> Plan:
+    return {name: row if what is None else row | {"restored": what} for name, row in plan.items()}
+
+
+@contextmanager
+def _shown(model: nn.Module, known: list[Statistics], context: Context) -> Iterator[None]:
+    """While this lasts `model` can be shown the `_calibration` inputs."""
+    model.eval()
+    with normalizing(model, known) if context.inputs is None else nullcontext():
+        yield
 
 
 def _path(name: str) -> str:
