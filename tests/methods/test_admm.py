@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from dovetail.compression import planning_context
+from dovetail.data import load_dataset
 from dovetail.errors import RecipeError
 from dovetail.methods.constraint import Step, bake, constraints, find, layouts
 from dovetail.methods.method import Context
 from dovetail.methods.quantize.admm import GRIDS, Admm, PulledToGrid, best_scale, nearest, refitted
+from dovetail.networks import load_model
+from dovetail.train import Training, score, train
 
 LENGTHS = {"binary": 8, "ternary": 6, "five": 5, "seven": 4}
 STORED = {"binary": "binary", "ternary": "ternary(one scale)", "five": "codebook(3)", "seven": "codebook(3)"}
@@ -237,6 +241,17 @@ def test_as_it_is_by_default_too(digits: Digits, grid: str) -> None:
     digits.train(model, 300, 0.01)
     assert digits.score(model) >= digits.score(digits.network) - 0.01
     assert all(len(weight.unique()) <= 7 for weight in Admm().weights(model).values())
+
+
+def test_a_trained_network_is_ternary_after_a_short_training() -> None:
+    dataset, model = load_dataset("fashion_mnist_sample"), load_model("resnet8_fashion").module.eval()
+    given, method = planning_context(dataset, model), Admm()
+    compressed = copy.deepcopy(model)
+    method.apply(compressed, method.plan(compressed, given), 0, given)
+    settings = Training(epochs=2, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0, distillation=0.5)
+    train(compressed, dataset, settings, seed=0, teacher=model)
+    assert score(compressed.eval(), dataset, "test") >= score(model, dataset, "test") - 0.03
+    assert all(len(method.weights(compressed)[name].unique()) == 3 for name, _ in constraints(compressed))
 
 
 def test_products_are_shifts_and_additions(digits: Digits) -> None:
