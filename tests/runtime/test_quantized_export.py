@@ -126,6 +126,7 @@ main (float[N, 4] input) => (float[N, 4] output)
 { %s }
 """
 UNIFORM = "a = Div(input, s) b = Round(a) c = Add(b, z) d = Clip(c, lo, hi) e = Sub(d, z) output = Mul(e, t)"
+COMPUTED = "s1 = Abs(s) a = Div(input, s1) b = Round(a) c = Clip(b, lo, hi) output = Mul(c, s1)"
 CLIPPED_FIRST = "a = Mul(input, s) b = Clip(a, lo, hi) c = Round(b) output = Div(c, t)"
 
 
@@ -136,6 +137,7 @@ class TestGrids:
             ((0.5, 0.5, 3, 0, 15), UNIFORM, (0.5, -3, 12)),
             ((0.5, 0.5, 0, -128, 127), UNIFORM, (0.5, -128, 127)),
             ((8, 8, 0, -8, 7), CLIPPED_FIRST, (0.125, -8, 7)),
+            ((-0.5, 0, 0, 0, 15), COMPUTED, (0.5, 0, 15)),
             ((0.5, 0.25, 3, 0, 15), UNIFORM, None),
             ((0.5, 0.5, 3, 0, 256), UNIFORM, None),
             ((0.5, 0.5, 0.5, 0, 15), UNIFORM, None),
@@ -145,7 +147,9 @@ class TestGrids:
     )
     def test_are_found_in_the_graph(self, numbers: Any, nodes: str, expected: Any) -> None:
         model = onnx.parser.parse_model(ROUNDING % (*numbers, nodes))
-        found = [(r.grid.scale, r.grid.lowest, r.grid.highest) for r in find_roundings(Editor(model.graph))]
+        editor = Editor(model.graph)
+        editor.fold_numbers()
+        found = [(r.grid.scale, r.grid.lowest, r.grid.highest) for r in find_roundings(editor)]
         assert found == ([] if expected is None else [expected])
 
     @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[Any]
 
@@ -43,6 +44,23 @@ class Editor:
         """The number that a constant of one element holds."""
         constant = self.constants.get(name)
         return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+    def fold_numbers(self) -> None:
+        """Make constants of what is computed from constants of one element only, as a learned step's magnitude is."""
+        for node in list(self.nodes):
+            given = {name: self.constants.get(name) for name in node.input if name}
+            if (
+                given
+                and all(array is not None and array.size == 1 for array in given.values())
+                and not self._ends(node)
+            ):
+                results = ReferenceEvaluator(node).run(None, given)
+                self.constants.update(zip(node.output, map(np.asarray, results), strict=True))
+                self.nodes.remove(node)
+
+    def _ends(self, node: NodeProto) -> bool:
+        """Whether a node cannot be done without: it gives an output, is random, or holds a subgraph."""
+        return not self.ends.isdisjoint(node.output) or "Random" in node.op_type or any(_inner(node))
 
     def constant(self, array: Array, hint: str) -> str:
         """The name of a new constant."""

@@ -52,6 +52,7 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
     """
     model = assemble(artefact)
     rewriter = _Rewriter(Editor(model.graph), artefact)
+    rewriter.editor.fold_numbers()
     rewriter.pools(_ranks(model))
     roundings = find_roundings(rewriter.editor)
     for _, group in groupby(
