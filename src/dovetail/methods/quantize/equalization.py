@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from dovetail.errors import ModelError
 from dovetail.methods.graph import called_once, is_relu, only_user, symbolic
@@ -162,7 +163,7 @@ def _ranges(
 
 def _rescale(pair: Pair, modules: Mapping[str, nn.Module], factors: Tensor) -> bool:
     first, second = modules[pair.first], modules[pair.second]
-    if not scale_weight(first, 1 / factors):
+    if parametrize.is_parametrized(first, "bias") or not scale_weight(first, 1 / factors):
         return False
     grouped = _by_input(second)
     columns = factors.repeat_interleave(pair.repeat).view(len(grouped), 1, -1, 1).expand(grouped.shape)

@@ -50,6 +50,8 @@ def foldable(model: nn.Module, paths: Sequence[str]) -> dict[str, str]:
     for path, junction in junctions(network).items():
         if path not in paths or junction.norm not in calls or not isinstance(layer := modules[path], Layer):
             continue
+        if parametrize.is_parametrized(layer, "bias"):
+            continue
         trial = torch.full((len(layer.weight),), 2.0)
         if not _shared(model, layer) and scale_weight(layer, trial):
             scale_weight(layer, 1 / trial)
@@ -72,8 +74,10 @@ def fold(model: nn.Module, path: str, norm: str) -> Statistics:
 
 
 def bias_of(layer: nn.Module) -> nn.Parameter:
-    """The bias of a layer, which gets one of zeros if it has none."""
+    """The bias of a layer, which gets one of zeros if it has none; under its constraints, if it has some."""
     assert isinstance(layer, Layer)
+    if parametrize.is_parametrized(layer, "bias"):
+        return layer.get_parameter("parametrizations.bias.original")
     if layer.bias is None:
         layer.bias = nn.Parameter(layer.weight.detach().new_zeros(len(layer.weight)))
     assert isinstance(layer.bias, nn.Parameter)
