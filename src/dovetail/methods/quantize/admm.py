@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from dovetail.formats import Binary, Codebook, Ternary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 from dovetail.methods.reconstruction import settle_norms
 
@@ -132,7 +132,7 @@ class PulledToGrid(Quantizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Admm(Method):
+class Admm(KeepsEnds):
     """Trains weights towards a small grid of values, then on it."""
 
     name: ClassVar[str] = "admm"
@@ -153,9 +153,6 @@ class Admm(Method):
     pull: float = 0.3
     """The fraction of training in which the weights are pulled; in the rest they are trained on the grid."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last weight stay as they are."""
-
     def __post_init__(self) -> None:
         check(self.grid in GRIDS, self.name, "grid", ", ".join(GRIDS), self.grid)
         check(0 < self.rho < math.inf, self.name, "rho", "a number above 0", self.rho)
@@ -165,7 +162,7 @@ class Admm(Method):
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         weights = self.weights(model)
-        names = inner(model, context.example, weights) if self.keep_ends else list(weights)
+        names = self.inner(model, context, weights)
         plan: Plan = {}
         for name in names:
             held = PulledToGrid(weights[name], GRIDS[self.grid], (self.rho, self.last_rho), self.updates, self.pull)

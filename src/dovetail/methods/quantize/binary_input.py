@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError, ModelError, RecipeError
 from dovetail.formats import Binary, ValueEncoder
-from dovetail.methods.method import Context, Kind, Method
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import INPUT, Quantizer, quantize_input, sign, straight_through
 from dovetail.methods.responses import readings
 from dovetail.workload.trace import trace
@@ -86,13 +86,10 @@ def channels(layer: nn.Module) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryMethod(Method):
+class BinaryMethod(KeepsEnds):
     """Takes convolutions and linear layers that the network calls, and quantises their inputs too."""
 
     kind: ClassVar[Kind] = "share"
-
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
 
     def taken(self, model: nn.Module, context: Context) -> dict[str, str]:
         """The paths of the layers that are taken, by the names of their weights.
@@ -109,7 +106,7 @@ class BinaryMethod(Method):
         }
         if not able:
             raise ModelError(f"{self.name}: none of {list(paths.values())} is a convolution or linear layer in use")
-        return {name: able[name] for name in inner(model, context.example, able)} if self.keep_ends else able
+        return {name: able[name] for name in self.inner(model, context, able)}
 
     def images(self, context: Context) -> Tensor:
         """The context's inputs.

@@ -18,14 +18,14 @@ Departs from the paper, for the network is given and trained:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.formats import Binary, Layout, ValueEncoder
+from dovetail.formats import Binary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
 from dovetail.methods.method import Context, Plan
 from dovetail.methods.quantize.binary_input import BinaryMethod, SignedInput
@@ -62,8 +62,9 @@ class SignedWeight(Quantizer):
     def encoder(self) -> ValueEncoder:
         return partial(Binary.encode, axis=None)
 
-    def freeze(self, layout: Layout) -> Layout:
-        return replace(super().freeze(layout), structure="dense")  # signs have no zeros to leave out
+    @property
+    def in_place(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

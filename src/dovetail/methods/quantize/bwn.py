@@ -19,16 +19,16 @@ There is no zero on the grid: weights that were pruned before get a sign.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dovetail.formats import Binary, Layout, ValueEncoder
+from dovetail.formats import Binary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, sign, straight_through
 
 GRADIENTS = ("exact", "diagonal")
@@ -71,9 +71,9 @@ class BinaryWeight(Quantizer):
     def encoder(self) -> ValueEncoder:
         return partial(Binary.encode, axis=0)
 
-    def freeze(self, layout: Layout) -> Layout:
-        # A scale for each filter needs every filter's values in their places.
-        return replace(super().freeze(layout), structure="dense")
+    @property
+    def in_place(self) -> bool:
+        return True
 
 
 def centred(weight: Tensor, centre: bool) -> Tensor:
@@ -87,7 +87,7 @@ def scales(weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bwn(Method):
+class Bwn(KeepsEnds):
     """Gives every filter one magnitude: a bit for each weight."""
 
     name: ClassVar[str] = "bwn"
@@ -99,15 +99,11 @@ class Bwn(Method):
     centre: bool = False
     """Whether filters are made to have mean 0 over their input channels, as the authors' code does from scratch."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
-
     def __post_init__(self) -> None:
         check(self.gradient in GRADIENTS, self.name, "gradient", '"exact" or "diagonal"', self.gradient)
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        return {name: {"bits": 1} for name in (inner(model, context.example, names) if self.keep_ends else names)}
+        return {name: {"bits": 1} for name in self.inner(model, context, self.weights(model))}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)

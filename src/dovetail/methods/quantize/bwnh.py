@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from dovetail.methods.constraint import bake, constrain
 from dovetail.methods.decomposition import target_network
 from dovetail.methods.layers import called
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Plan, check
 from dovetail.methods.quantize.bwn import BinaryWeight
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import sign
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.methods.responses import outputs, patches
@@ -45,7 +45,7 @@ FLOOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bwnh(Method):
+class Bwnh(KeepsEnds):
     """Gives every filter one magnitude, its signs such that the layer responds as before."""
 
     name: ClassVar[str] = "bwnh"
@@ -60,9 +60,6 @@ class Bwnh(Method):
     ridge: float = 1e-3
     """The pull towards the weight's own signs, relative to the mean energy of an input."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
-
     seed: int = 0
     """For the order of the bits."""
 
@@ -71,9 +68,7 @@ class Bwnh(Method):
         check(self.ridge >= 0, self.name, "ridge", "0 or more", self.ridge)
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        if self.keep_ends:
-            names = inner(model, context.example, names)
+        names = self.inner(model, context, self.weights(model))
         seen = called(bake(model), context.example, _accepts) if context.inputs is not None else {}
         solved = [name for path in seen if (name := f"{path}.weight" if path else "weight") in names]
         rest = [name for name in names if name not in solved]

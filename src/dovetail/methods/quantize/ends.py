@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from dovetail.errors import ModelError
 from dovetail.methods.constraint import bake
-from dovetail.methods.method import weight_tensors
+from dovetail.methods.method import Context, Method, weight_tensors
 from dovetail.workload.trace import trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepsEnds(Method):
+    """A method that leaves the network's ends alone unless it is told to take them too."""
+
+    keep_ends: bool = True
+    """Whether the network's first and last layer stay as they are."""
+
+    def inner(self, model: nn.Module, context: Context, names: Iterable[str]) -> list[str]:
+        """Those of the named weights that are taken.
+
+        Raises:
+            ModelError: none is.
+        """
+        return inner(model, context.example, names) if self.keep_ends else list(names)
 
 
 def inner(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:

@@ -41,8 +41,8 @@ from dovetail.methods.constraint import Constraint, constrain
 from dovetail.methods.decomposition import target_network
 from dovetail.methods.layers import Call, called
 from dovetail.methods.lowrank.stacks import through_channels
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 from dovetail.methods.quantize.semidiscrete import Array, Factors, decompose, recover, respond
 from dovetail.methods.reconstruction import RIDGE, best_bias, normal_equations, settle_norms
@@ -103,7 +103,7 @@ class Scale(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ffn(Method):
+class Ffn(KeepsEnds):
     """Makes each convolution (groups 1) and linear layer two ternary ones with a scale for each channel between."""
 
     name: ClassVar[str] = "ffn"
@@ -119,9 +119,6 @@ class Ffn(Method):
     epochs: int = 50
     """How often at most each component is fitted to the original's responses; 0 keeps the weights' decomposition."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
-
     def __post_init__(self) -> None:
         check(0 < self.rank_ratio <= 4, self.name, "rank_ratio", "above 0 and at most 4", self.rank_ratio)
         check(self.sweeps >= 0, self.name, "sweeps", "0 or more", self.sweeps)
@@ -130,10 +127,8 @@ class Ffn(Method):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         calls = called(model, context.example, accepts)
         paths = self.chosen(list(calls))
-        if self.keep_ends:
-            names = {f"{path}.weight" if path else "weight": path for path in paths}
-            paths = [names[name] for name in inner(model, context.example, names)]
-        return {path: self._row(calls[path]) for path in paths}
+        names = {f"{path}.weight" if path else "weight": path for path in paths}
+        return {names[name]: self._row(calls[names[name]]) for name in self.inner(model, context, names)}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         if context.rebuilding:

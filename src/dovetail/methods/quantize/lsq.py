@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from dovetail.formats import Affine, ValueEncoder
 from dovetail.methods.constraint import constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, straight_through
 from dovetail.methods.quantize.reading import REAL, images, readings, starting_step
 from dovetail.methods.quantize.uniform import TINY
@@ -74,7 +74,7 @@ def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lsq(Method):
+class Lsq(KeepsEnds):
     """Gives weights and inputs uniform grids whose steps are learned."""
 
     name: ClassVar[str] = "lsq"
@@ -86,18 +86,13 @@ class Lsq(Method):
     activation_bits: int = 4
     """Of what a layer reads; 32: not quantised."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last weight, and what they read, stay as they are."""
-
     def __post_init__(self) -> None:
         check(2 <= self.weight_bits <= 8, self.name, "weight_bits", "from 2 to 8", self.weight_bits)
         check(2 <= self.activation_bits <= 8 or self.activation_bits == REAL, self.name, "activation_bits",
               f"from 2 to 8, or {REAL} for real numbers", self.activation_bits)  # fmt: skip
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        if self.keep_ends:
-            names = inner(model, context.example, names)
+        names = self.inner(model, context, self.weights(model))
         plan: Plan = {name: {"weight_bits": self.weight_bits} for name in names}
         if self.activation_bits == REAL:
             return plan

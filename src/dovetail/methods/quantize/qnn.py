@@ -28,7 +28,7 @@ the state that goes from step to step inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -38,9 +38,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dovetail.errors import ModelError
-from dovetail.formats import Binary, Codebook, Format, Layout, ValueEncoder
-from dovetail.methods.method import Context, Kind, Method, Plan, check, weight_tensors
-from dovetail.methods.quantize.ends import inner
+from dovetail.formats import Binary, Codebook, Format, ValueEncoder
+from dovetail.methods.method import Context, Kind, Plan, check, weight_tensors
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, sign, straight_through
 from dovetail.methods.quantize.reading import REAL, images, readings, starting_step
 from dovetail.methods.quantize.recurrent import constrain_recurrent, recurrent_weights
@@ -74,8 +74,9 @@ class Levels(Quantizer):
     def encoder(self) -> ValueEncoder:
         return partial(Binary.encode, axis=None) if self.code_bits == 1 else partial(_encode, bits=self.code_bits)
 
-    def freeze(self, layout: Layout) -> Layout:
-        return replace(super().freeze(layout), structure="dense")  # no zeros to leave out
+    @property
+    def in_place(self) -> bool:
+        return True
 
 
 def levels_of(codes: Tensor, bits: int) -> Tensor:
@@ -146,7 +147,7 @@ class Activations(Uniform):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Qnn(Method):
+class Qnn(KeepsEnds):
     """Gives weights, activations and the activations' gradients a few bits each."""
 
     name: ClassVar[str] = "qnn"
@@ -167,9 +168,6 @@ class Qnn(Method):
     gradient_rounding: str = "stochastic"
     """How gradients are rounded: "stochastic", or "nearest" to see why not."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last weight, and what they read, stay as they are."""
-
     def __post_init__(self) -> None:
         for field in ("weight_bits", "activation_bits", "gradient_bits"):
             bits = getattr(self, field)
@@ -185,9 +183,7 @@ class Qnn(Method):
         return {name: weight for name, weight in tensors.items() if _path(name) in taken}
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        if self.keep_ends:
-            names = inner(model, context.example, names)
+        names = self.inner(model, context, self.weights(model))
         plan: Plan = {name: {"weight_bits": self.weight_bits} for name in names}
         if self.activation_bits == REAL:
             return plan

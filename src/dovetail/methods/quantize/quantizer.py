@@ -36,9 +36,15 @@ class Quantizer(Constraint):
         """What stores the values that `forward` gives, exactly and element for element."""
         raise NotImplementedError
 
+    @property
+    def in_place(self) -> bool:
+        """Whether all values are stored in their places: there is a scale for each filter, or no zero to leave out."""
+        return False
+
     def freeze(self, layout: Layout) -> Layout:
         # Factors of the weight below are not factors of the quantised one.
         structure = layout.structure if isinstance(layout.structure, str) else "smallest"
+        structure = "dense" if self.in_place else structure
         return replace(layout, structure=structure, values=self.encoder())
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from dovetail.formats import Ternary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 
 LEAST = 1e-6
@@ -72,7 +72,7 @@ def magnitudes(weight: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ttq(Method):
+class Ttq(KeepsEnds):
     """Gives each layer three values, zero and two that are learned."""
 
     name: ClassVar[str] = "ttq"
@@ -81,15 +81,11 @@ class Ttq(Method):
     threshold: float = 0.1
     """Weights below this fraction of the layer's largest become zero."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
-
     def __post_init__(self) -> None:
         check(0 <= self.threshold < 1, self.name, "threshold", "a fraction in [0, 1)", self.threshold)
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        return {name: {"bits": 2} for name in (inner(model, context.example, names) if self.keep_ends else names)}
+        return {name: {"bits": 2} for name in self.inner(model, context, self.weights(model))}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)

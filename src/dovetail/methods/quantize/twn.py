@@ -11,16 +11,16 @@ The factor is that of the paper's third version; the first has 0.7. The first an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dovetail.formats import Layout, Ternary, ValueEncoder
+from dovetail.formats import Ternary, ValueEncoder
 from dovetail.methods.constraint import constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
-from dovetail.methods.quantize.ends import inner
+from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 
 
@@ -41,9 +41,9 @@ class TernaryWeight(Quantizer):
     def encoder(self) -> ValueEncoder:
         return partial(Ternary.encode, axis=0, symmetric=True)
 
-    def freeze(self, layout: Layout) -> Layout:
-        # A scale for each filter needs every filter's values in their places.
-        return replace(super().freeze(layout), structure="dense")
+    @property
+    def in_place(self) -> bool:
+        return True
 
 
 def ternary(weight: Tensor, factor: float) -> Tensor:
@@ -56,7 +56,7 @@ def ternary(weight: Tensor, factor: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twn(Method):
+class Twn(KeepsEnds):
     """Gives every filter three values, zero and two of one magnitude."""
 
     name: ClassVar[str] = "twn"
@@ -65,15 +65,11 @@ class Twn(Method):
     factor: float = 0.75
     """Weights below this multiple of the filter's mean magnitude become zero."""
 
-    keep_ends: bool = True
-    """Whether the network's first and last layer stay as they are."""
-
     def __post_init__(self) -> None:
         check(0 <= self.factor < 1, self.name, "factor", "a number in [0, 1)", self.factor)
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        names = list(self.weights(model))
-        return {name: {"bits": 2} for name in (inner(model, context.example, names) if self.keep_ends else names)}
+        return {name: {"bits": 2} for name in self.inner(model, context, self.weights(model))}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         for name in plan:

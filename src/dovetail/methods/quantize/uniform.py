@@ -6,13 +6,12 @@ arXiv:1712.05877, equations 1 and 12.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dovetail.formats import Affine, Layout, ValueEncoder
+from dovetail.formats import Affine, ValueEncoder
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 
 TINY = torch.finfo(torch.float32).tiny
@@ -68,10 +67,9 @@ class Uniform(Quantizer):
             scale=self.scale.cpu().numpy(), zero_point=zeros,
         )  # fmt: skip
 
-    def freeze(self, layout: Layout) -> Layout:
-        frozen = super().freeze(layout)
-        # A scale for each output needs every output's values in their places.
-        return replace(frozen, structure="dense") if len(self.scale) > 1 else frozen
+    @property
+    def in_place(self) -> bool:
+        return len(self.scale) > 1
 
     def _shaped(self, values: Tensor, x: Tensor) -> Tensor:
         return values.view(-1, *[1] * (x.ndim - 1)) if len(values) > 1 else values
