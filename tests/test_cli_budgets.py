@@ -1,6 +1,7 @@
 """What the command line does with a budget, without data, with a few images, and with what cannot be done."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -108,6 +109,15 @@ def test_latency_is_a_budget(network: str, tmp_path: Path, capsys: pytest.Captur
     assert "on torch" in said.out or "latency = 0.95 cannot be met" in said.err
 
 
+def test_bits_are_shared_out_among_the_layers(
+    network: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("compress", network, "--bits", 4.5, "--images", pictures, "--input-shape", "3x12x12", "--dry-run")
+    assert run(*command, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "step 1: ptq" in shown and len(re.findall(r"│ bits [2-8],", shown)) == 3
+
+
 def test_the_plan_is_shown_before_anything_is_done(
     network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +152,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
-            (("--macs", 0.5, "--params", 0.5), "one of --macs, --params, --sparsity, --latency"),
+            (("--macs", 0.5, "--params", 0.5), "one of --macs, --params, --sparsity, --latency, --bits"),
+            (("--bits", 1.5), "mean_bits must be from 2, the least that can be reached, to 8"),
+            (("--recipe", "magnitude", "--bits", 4), "takes a budget of bits; the methods that do are ptq"),
             (("--macs", 1.5), "budget.macs must be a fraction in (0, 1), got 1.5"),
             (("--macs", 0.001), "macs = 0.001 cannot be met by svd: 0."),
             (("--sparsity", 1.0), "sparsity must be a fraction in [0, 1), got 1.0"),

@@ -36,7 +36,7 @@ messages = Console(stderr=True)
 
 
 def budget_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
-    """The one quantity that is given, with its fraction."""
+    """The one quantity that is given, with its fraction (or mean of bits)."""
     found = [(name, value) for name, value in given.items() if value is not None]
     if len(found) > 1:
         raise RecipeError(f"a budget is one of {', '.join(f'--{n}' for n in given)}, got {len(found)} of them")
@@ -49,9 +49,12 @@ def recipe_of(
     """The recipe named, or one that fits the budget, with the budget in it."""
     steps = named
     if budget is not None:
-        quantity, fraction = budget
-        limit = fraction if quantity == "sparsity" else dovetail.Budget(**{quantity: fraction})
-        steps = (named or dovetail.fitting_recipe(quantity, retrained=not untrained)).with_budget(limit)
+        quantity, amount = budget
+        steps = named or dovetail.fitting_recipe(quantity, retrained=not untrained)
+        if quantity == "bits":
+            steps = steps.with_bits(amount)
+        else:
+            steps = steps.with_budget(amount if quantity == "sparsity" else dovetail.Budget(**{quantity: amount}))
         if quantity == "latency":
             steps = replace(steps, changes=(*steps.changes, "--target", timed(target)))
     assert steps is not None

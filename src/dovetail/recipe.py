@@ -111,13 +111,25 @@ class Recipe:
         Raises:
             RecipeError: no step's method has one; says which methods do.
         """
-        field = "budget" if isinstance(budget, Budget) else "sparsity"
-        option, value = (budget.quantity, budget.fraction) if isinstance(budget, Budget) else (field, budget)
-        for number, step in enumerate(self.steps):
+        if isinstance(budget, Budget):
+            return self._with("budget", budget, budget.quantity, budget.fraction)
+        return self._with("sparsity", budget, "sparsity", budget)
+
+    def with_bits(self, bits: float) -> Recipe:
+        """This recipe with the mean bits of a weight of the first step that can have them replaced.
+
+        Raises:
+            RecipeError: no step's method can; says which methods do.
+        """
+        return self._with("mean_bits", bits, "bits", bits)
+
+    def _with(self, field: str, value: Budget | float, option: str, number: float) -> Recipe:
+        """This recipe with the field of the first step that has it replaced, as the command line's option would."""
+        for at, step in enumerate(self.steps):
             if _has(type(step.method), field):
-                method = replace(step.method, **{field: budget})  # type: ignore[arg-type]
-                steps = (*self.steps[:number], replace(step, method=method), *self.steps[number + 1 :])
-                return replace(self, steps=steps, changes=(*self.changes, f"--{option}", f"{value:g}"))
+                method = replace(step.method, **{field: value})  # type: ignore[arg-type]
+                steps = (*self.steps[:at], replace(step, method=method), *self.steps[at + 1 :])
+                return replace(self, steps=steps, changes=(*self.changes, f"--{option}", f"{number:g}"))
         able = [name for name, method in METHODS.items() if _has(method, field)]
         raise RecipeError(
             f"no step of the recipe {self.name} takes a {field if field == 'sparsity' else f'budget of {option}'}; "
@@ -131,13 +143,16 @@ class Recipe:
 
 
 def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
-    """What to take for a budget of "macs", "params", "latency" or "sparsity" when no recipe is named.
+    """What to take for a budget of "macs", "params", "latency", "sparsity" or "bits" when no recipe is named.
 
-    Single weights are pruned for sparsity. For the rest channels are removed where the network can be retrained, and
-    layers are decomposed where not: a decomposition loses less at first, and fewer channels are faster.
+    Single weights are pruned for sparsity, and rounded for bits. For the rest channels are removed where the network
+    can be retrained, and layers are decomposed where not: a decomposition loses less at first, and fewer channels are
+    faster.
     """
     if quantity == "sparsity":
         return Recipe.load("deep_compression")
+    if quantity == "bits":
+        return Recipe.load("mixed")
     return Recipe.load("channels" if retrained else "lowrank")
 
 

@@ -11,9 +11,8 @@ which solves the same integer program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from dovetail.methods.allocation import Option, allocate, measured_at, rises

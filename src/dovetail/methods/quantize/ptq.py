@@ -37,7 +37,7 @@ from dovetail.methods.quantize.mixed import chosen_bits
 from dovetail.methods.quantize.noise import noise_like
 from dovetail.methods.quantize.observation import Seen, observe
 from dovetail.methods.quantize.quantizer import quantize_input
-from dovetail.methods.quantize.rounding import adapt, reconstructed
+from dovetail.methods.quantize.rounding import adapt
 from dovetail.methods.quantize.uniform import Uniform
 
 IMAGES = 250
@@ -163,17 +163,15 @@ class Ptq(Method):
         return plan
 
     def _mixed(self, model: nn.Module, plan: Plan, mean_bits: float, context: Context) -> Plan:
-        """The plan with bits of its own for each layer: by how the outputs change if it alone has so many."""
+        """The plan with bits of its own for each layer: by how the outputs change if it alone has so many, which is
+        measured with weights rounded to the nearest, for that is fast."""
         trial, paths, inputs = copy.deepcopy(model), [_path(name) for name in plan], _calibration(context)
         with _shown(trial, self._prepare(trial, plan, context), context), torch.no_grad():
             seen, wanted = observe(trial, paths, inputs), trial(inputs)
 
             def on_grid(path: str, weight: Tensor, bits: int) -> Tensor:
                 rows = _rows(seen.get(path), centred="restored" in plan[_name(path)])
-                quantizer = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))
-                if self.rounding == "adaptive" and rows is not None:
-                    return reconstructed(weight, rows, None, quantizer)
-                values: Tensor = quantizer(weight)
+                values: Tensor = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))(weight)
                 return values
 
             def error(network: nn.Module) -> float:
