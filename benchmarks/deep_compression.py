@@ -17,7 +17,6 @@ more gently (0.01, distillation 0.9).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from onnxruntime import InferenceSession
+from records import record, recorded
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -149,11 +149,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "deep_compression")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = recorded(RESULTS)
     for name in options.cases or [case for case in CASES if case not in results]:
         result = run(name, options.seed, options.threads, options.work)
-        results = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {name: result}
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        results = record(RESULTS, {name: result})
     Console().print(table(results))
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import time
 from dataclasses import replace
@@ -26,6 +25,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from records import record, recorded
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
@@ -94,7 +94,7 @@ def accuracy(model: nn.Module) -> float:
 def case(name: str, model: nn.Module, speedup: float, seed: int, arguments: argparse.Namespace) -> None:
     """All variants of one network at one speed-up, but for those that the record has."""
     key = f"{name}, {speedup:g}x, {arguments.selection}, {arguments.images} images, seed {seed}"
-    entry: dict[str, Any] = recorded().get(key, {})
+    entry: dict[str, Any] = recorded(RESULTS).get(key, {})
     if set(VARIANTS) <= set(entry.get("accuracy_percent", {})):
         return
     context = drawn(model, seed, arguments.images)
@@ -113,16 +113,12 @@ def case(name: str, model: nn.Module, speedup: float, seed: int, arguments: argp
         entry["seconds"][label] = round(time.time() - started, 1)
         entry["accuracy_percent"][label] = accuracy(smaller)
         entry["macs_fraction"] = round(trace(smaller, context.example).macs / before, 4)
-        RESULTS.write_text(json.dumps(recorded() | {key: entry}, indent=2) + "\n")
+        record(RESULTS, {key: entry})
 
 
 def drawn(model: nn.Module, seed: int, images: int) -> Context:
     inputs = torch.cat([x for x, _ in CIFAR.batches("train", 250, seed=seed, limit=images)])
     return replace(planning_context(CIFAR, model), inputs=inputs)
-
-
-def recorded() -> dict[str, Any]:
-    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
 def show() -> None:
@@ -131,7 +127,7 @@ def show() -> None:
     for column in ("", "original", *VARIANTS, "seeds", "in the paper's order"):
         table.add_column(column, justify="right" if column else "left")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for key, entry in recorded().items():
+    for key, entry in recorded(RESULTS).items():
         if len(entry["accuracy_percent"]) == len(VARIANTS):
             groups.setdefault(key.rpartition(", seed")[0], []).append(entry)
     for name, entries in groups.items():

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from paired import paired
+from records import given, record, recorded
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -45,7 +45,6 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake, constraints, layouts
 from dovetail.methods.factorize.penni import nonzero_macs as two_step_macs
 from dovetail.methods.factorize.shared_kernels import SharedKernels
-from dovetail.networks import load_model
 from dovetail.recipe import Recipe, RecipeStep, gentle, of_method
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.targets.timing import processor
@@ -132,12 +131,6 @@ def run(name: str, seed: int, threads: int, work: Path, progress: Progress) -> d
         "resumed": resumed,  # then the seconds are those of the last part only
         "machine": processor(),
     }
-
-
-def given(network: str) -> nn.Module:
-    """The network with the weights that the data folder has for it."""
-    weights = Path(os.environ["DOVETAIL_DATA"], "weights", f"{network}_cifar10.safetensors")
-    return load_model(network, weights).module.eval()
 
 
 def folder_of(name: str, work: Path) -> Path:
@@ -300,19 +293,6 @@ def draw(results: dict[str, dict[str, Any]]) -> None:
     page.write_html(RESULTS.with_suffix(".html"), include_plotlyjs="cdn")
 
 
-def recorded() -> dict[str, dict[str, Any]]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def record(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Everything recorded, these rows among it. Other processes may have added to the file meanwhile."""
-    results = dict(sorted((recorded() | rows).items()))
-    part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    part.replace(RESULTS)
-    return results
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("points", nargs="*", metavar="POINT", help="as resnet20/tucker2/3; all that are not recorded")
@@ -322,14 +302,14 @@ def main() -> None:
     parser.add_argument("--latency", action="store_true", help="measure the latencies again, and nothing else")
     parser.add_argument("--list", action="store_true", help="only show what there is")
     arguments = parser.parse_args()
-    results = recorded()
+    results = recorded(RESULTS)
     if arguments.latency:
-        results = record(measured_again(results, arguments.work))
+        results = record(RESULTS, measured_again(results, arguments.work))
     elif not arguments.list:
         for name in arguments.points or [point for point in POINTS if point not in results]:
             with Progress() as progress:
                 row = run(name, arguments.seed, arguments.threads, arguments.work, progress)
-            results = record({name: row})
+            results = record(RESULTS, {name: row})
             Console(width=160).print(table({name: row}))
     if results:
         draw(results)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import tempfile
 import time
@@ -34,6 +33,7 @@ import openvino
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 from paired import paired
+from records import record, recorded
 from rich.console import Console
 from torch import nn
 
@@ -205,10 +205,6 @@ def openvino_session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndar
     return lambda image: compiled(image)[0]
 
 
-def recorded() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help="all that are not recorded, if none is given")
@@ -216,17 +212,15 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="only show what there is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results = recorded()
+    results = recorded(RESULTS)
     cases = [] if arguments.list else arguments.cases or [case for case in SPEED + FOREIGN if case not in results]
     for case in cases:
         kind, *rest = case.split("/")
         started = time.time()
         torch.manual_seed(0)
-        record = (speed if kind == "speed" else foreign)(*rest, arguments.threads)
-        results = recorded()  # another run may have added to it meanwhile
-        results[case] = record | {"threads": arguments.threads, "seconds": round(time.time() - started),
-                                  "machine": processor()}  # fmt: skip
-        RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+        row = (speed if kind == "speed" else foreign)(*rest, arguments.threads)
+        row |= {"threads": arguments.threads, "seconds": round(time.time() - started), "machine": processor()}
+        results = record(RESULTS, {case: row})
         Console().print(case, results[case])
     Console().print(results)
 

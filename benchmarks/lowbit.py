@@ -1,0 +1,221 @@
+"""Low bits: every quantisation method on the given ResNet-20, beside its peers, without training and with it.
+
+    python benchmarks/lowbit.py [ROW ...] [--threads 2] [--work FOLDER] [--list]
+
+Rows without training see 1,000 training images without their labels, or none at all ("data-free"). The others are
+trained for EPOCHS epochs on the whole training set, the original as their teacher. Accuracy is that of the file in ONNX
+Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not run again unless it is named; a row
+that was interrupted goes on where it was. Draws results/lowbit.png.
+
+The rows of peers need their packages: pip install nncf==3.4.0 openvino, in an environment of their own; ONNX Runtime's
+static quantisation comes with it (and needs onnx).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from onnxruntime import InferenceSession
+from records import Rows, given, record, recorded
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import nn
+
+from dovetail.compression import compress, planning_context
+from dovetail.data import Dataset, load_dataset
+from dovetail.data.noise import noise
+from dovetail.methods import METHODS, Method
+from dovetail.recipe import Recipe, RecipeStep, gentle
+from dovetail.runtime import Artefact, Session, export_onnx, freeze
+from dovetail.targets import load_target
+from dovetail.targets.timing import processor
+from dovetail.train import Training, score
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "lowbit.json"
+EPOCHS = 8
+TRAINING = Training(
+    epochs=EPOCHS, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0, distillation=0.9, precision="bfloat16"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, or a recipe of the package by its name."""
+
+    step: Method | str
+    trained: bool = False
+    data_free: bool = False
+
+
+def method(name: str, **options: Any) -> Method:
+    return METHODS[name](**options)
+
+
+ROWS = {
+    "int8": Row("int8"),
+    "int8, data-free": Row("int8", data_free=True),
+    "w4a8": Row("w4a8"),
+    "w4a4": Row("w4a4"),
+    "mixed, 4 bits": Row("mixed"),
+    "dynamic fixed point 8/8": Row(method("dynamic_fixed_point")),
+    "dynamic fixed point 8/4": Row(method("dynamic_fixed_point", linear_bits=4)),
+    "bwn, untrained": Row(method("bwn")),
+    "bwnh, untrained": Row(method("bwnh")),
+    "ffn, untrained": Row(method("ffn")),
+    "twn": Row(method("twn"), trained=True),
+    "ttq": Row(method("ttq"), trained=True),
+    "admm ternary": Row(method("admm"), trained=True),
+    "admm binary": Row(method("admm", grid="binary"), trained=True),
+    "bwn": Row(method("bwn"), trained=True),
+    "bwnh": Row(method("bwnh"), trained=True),
+    "ffn": Row(method("ffn"), trained=True),
+    "lsq 4/4": Row(method("lsq"), trained=True),
+    "qnn 1/2/6": Row(method("qnn", weight_bits=1, activation_bits=2), trained=True),
+    "xnor": Row(method("xnor"), trained=True),
+    "bnn": Row(method("bnn"), trained=True),
+    "binary maps": Row(method("binary_maps"), trained=True),
+}  # fmt: skip
+
+
+def run(name: str, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
+    original, dataset = given("resnet20"), load_dataset("cifar10")
+    started = time.time()
+    torch.manual_seed(seed)
+    if name in PEERS:
+        record = PEERS[name](original, dataset)
+    else:
+        record = ours(ROWS[name], original, dataset, seed, folder / name.replace(" ", "-").replace("/", "-"), progress)
+    return record | {
+        "accuracy_original": score(original, dataset),
+        "file_bytes_original": sum(freeze(original, dataset.example()).parts().values()),
+        "energy_original": energy(freeze(original, dataset.example()), dataset),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.time() - started),
+        "machine": processor(),
+    }
+
+
+def ours(
+    row: Row, original: nn.Module, dataset: Dataset, seed: int, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    shown = noise(dataset.input_shape) if row.data_free else dataset
+    if isinstance(row.step, str):
+        recipe = Recipe.load(row.step)
+    else:
+        training = (gentle(TRAINING) if row.step.steep else TRAINING) if row.trained else None
+        recipe = Recipe(name=row.step.name, steps=(RecipeStep(method=row.step, training=training),))
+    model = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress).model
+    artefact = freeze(model, dataset.example())
+    artefact.save(folder / "model.dvt")
+    session = Session(Artefact.load(folder / "model.dvt"))
+    return {
+        "accuracy": score(lambda inputs: torch.from_numpy(session(inputs.numpy())), dataset),
+        "file_bytes": (folder / "model.dvt").stat().st_size,
+        "energy": energy(artefact, dataset),
+        "settings": repr(recipe.steps[0].method),
+    }
+
+
+def energy(artefact: Artefact, dataset: Dataset) -> float:
+    """Of one inference in microjoules, at 45 nm prices: a model."""
+    return load_target("energy_45nm").cost(artefact, dataset.example().numpy()).quantities["energy"].value
+
+
+def nncf_ptq(original: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """Eight bits, on the images that our own rows see."""
+    nncf = importlib.import_module("nncf")
+    images = [image[None] for image in planning_context(dataset, original).inputs]
+    model = nncf.quantize(original, nncf.Dataset(images), subset_size=len(images))
+    return {"accuracy": score(model.eval(), dataset)}
+
+
+def onnxruntime_static(original: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """Eight bits, per channel, min-max, on the images that our own rows see."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder:
+        path, quantised = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        export_onnx(freeze(original, dataset.example()), path)
+        name = InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+        images = [{name: image[None].numpy()} for image in planning_context(dataset, original).inputs]
+
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+            def get_next(self) -> dict[str, Any] | None:
+                return images.pop() if images else None
+
+        quantization.quantize_static(path, quantised, Reader(), per_channel=True)
+        session = InferenceSession(quantised, providers=["CPUExecutionProvider"])
+        accuracy = score(lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), dataset)
+        return {"accuracy": accuracy, "file_bytes": quantised.stat().st_size}
+
+
+PEERS: dict[str, Callable[[nn.Module, Dataset], dict[str, Any]]] = {
+    "nncf int8": nncf_ptq,
+    "onnxruntime int8": onnxruntime_static,
+}
+
+
+def table(results: Rows) -> Table:
+    shown = Table(title="ResNet-20 on CIFAR-10, given weights; file and energy as parts of the float network's")
+    for column in ("row", "accuracy %", "drop", "file", "energy (45 nm, modelled)", "minutes"):
+        shown.add_column(column, justify="left" if column == "row" else "right")
+    for name, row in sorted(results.items(), key=lambda item: -item[1]["accuracy"]):
+        shown.add_row(
+            name, f"{100 * row['accuracy']:.2f}", f"{100 * (row['accuracy_original'] - row['accuracy']):.2f}",
+            f"{row['file_bytes'] / row['file_bytes_original']:.3f}" if "file_bytes" in row else "",
+            f"{row['energy'] / row['energy_original']:.2f}" if "energy" in row else "", f"{row['seconds'] / 60:.0f}",
+        )  # fmt: skip
+    return shown
+
+
+def draw(results: Rows) -> None:
+    """Accuracy against the size of the file."""
+    figure, panel = plt.subplots(figsize=(9, 6))
+    for name, row in results.items():
+        if "file_bytes" in row:
+            x, y = row["file_bytes"] / row["file_bytes_original"], 100 * row["accuracy"]
+            panel.plot(x, y, "s" if name in PEERS else "o", color="tab:orange" if name in PEERS else "tab:blue")
+            panel.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    panel.set_xlabel("file, as a part of the float network's")
+    panel.set_ylabel("accuracy, % of 10,000 test images")
+    panel.set_title("ResNet-20 on CIFAR-10 (squares: peers)")
+    panel.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join([*ROWS, *PEERS])}; all not recorded")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "lowbit")
+    parser.add_argument("--list", action="store_true", help="only show what there is")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = recorded(RESULTS)
+    if not arguments.list:
+        for name in arguments.rows or [row for row in [*ROWS, *PEERS] if row not in results]:
+            with Progress() as progress:
+                row = run(name, arguments.seed, arguments.work, progress)
+            results = record(RESULTS, {name: row})
+            Console(width=120).print(table({name: row}))
+    if results:
+        draw(results)
+        Console(width=120).print(table(results))
+
+
+if __name__ == "__main__":
+    main()
