@@ -126,7 +126,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> N
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_name_is_a_recipe_of_one_step(name: str) -> None:
     (step,) = Recipe.load(name).steps
-    usual = RETRAINING[step.method.kind]
+    usual = RETRAINING[step.method.kind] if step.method.retrains else None
     assert step.method == METHODS[name]()
     assert step.training == (gentle(usual) if usual and step.method.steep else usual)
 

@@ -159,7 +159,7 @@ def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
 def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
-    training = RETRAINING[method.kind]
+    training = RETRAINING[method.kind] if method.retrains else None
     if training is not None and method.steep:
         training = gentle(training)
     return Recipe(name=name, steps=(RecipeStep(method=method, training=training),))

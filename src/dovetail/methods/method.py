@@ -75,6 +75,9 @@ class Method(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
 
+    retrains: ClassVar[bool] = True
+    """Whether retraining follows by default, as fits the method's kind."""
+
     steep: ClassVar[bool] = False
     """Whether a usual learning rate throws off what this method makes of a network: it is then retrained gently."""
 
@@ -118,7 +121,17 @@ class Method(ABC):
             ModelError: no layer matches.
         """
         tensors = dict(weight_tensors(model))
-        return {f"{path}.weight" if path else "weight": tensors[path] for path in self.chosen(list(tensors))}
+        return {weight_name(path): tensors[path] for path in self.chosen(list(tensors))}
+
+
+def weight_name(path: str) -> str:
+    """The name, in the state_dict, of the weight of the layer at `path`."""
+    return f"{path}.weight" if path else "weight"
+
+
+def layer_path(name: str) -> str:
+    """The path of the layer that the tensor called `name` belongs to."""
+    return name.rpartition(".")[0]
 
 
 def weight_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.method import Context
-from dovetail.methods.responses import BATCH, outputs, patches
+from dovetail.methods.responses import outputs, patches
+from dovetail.methods.watching import BATCH
 
 RIDGE = 1e-4
 """Pull towards the weights there are, relative to the mean energy of an input: a layer sees fewer independent patches

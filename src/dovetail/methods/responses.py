@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dovetail.methods.watching import BATCH, after_layers
+
 POSITIONS = 10
 """Positions an image, at least (Zhang et al., TPAMI 2016, section 4.1)."""
 
 SAMPLES = 10_000
 """Positions of all inputs together, at least: of few images more are taken, or what is fitted fits only these."""
-
-BATCH = 125
 
 
 class _Enough(Exception):  # noqa: N818 (no error)
@@ -94,30 +94,24 @@ def _collect(
     """What `sample` takes of each layer's first call, over all inputs."""
     found: dict[str, list[Tensor]] = {path: [] for path in paths}
     current: dict[str, Tensor] = {}
-    handles = []
-    for path in paths:
 
-        def note(layer: nn.Module, args: tuple[Tensor, ...], y: Tensor, path: str = path) -> None:
-            if path not in current:
-                current[path] = sample(path, layer, args[0], y)
-            if len(current) == len(found):
-                raise _Enough
+    def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        if path not in current:
+            current[path] = sample(path, layer, x, y)
+        if len(current) == len(found):
+            raise _Enough
 
-        handles.append(model.get_submodule(path).register_forward_hook(note))
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            for x in torch.split(inputs, BATCH):
-                with suppress(_Enough):
-                    model(x)
-                for path, rows in current.items():
-                    found[path].append(rows)
-                current.clear()
+        for x in torch.split(inputs, BATCH):
+            current.clear()
+            with suppress(_Enough):
+                after_layers(model, paths, x, note)
+            for path, rows in current.items():
+                found[path].append(rows)
     finally:
         model.train(training)
-        for handle in handles:
-            handle.remove()
     return {path: torch.cat(parts) for path, parts in found.items()}
 
 

@@ -44,7 +44,7 @@ from dovetail.methods.factorize.kernels import above, decompose, two_step_macs, 
 from dovetail.methods.factorize.redundant import redundant, without
 from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.methods.layers import called
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
 from dovetail.methods.prune.magnitude import Mask
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.workload.trace import trace
@@ -99,7 +99,7 @@ class Penni(Method):
         before = measure(model, context.example)
         plan: Plan = {}
         for path in self.chosen(list(calls)):
-            layer, name = calls[path].layer, f"{path}.weight" if path else "weight"
+            layer, name = calls[path].layer, weight_name(path)
             assert isinstance(layer, nn.Conv2d)
             taps = layer.kernel_size[0] * layer.kernel_size[1]
             plan[name] = {
@@ -138,7 +138,7 @@ class Penni(Method):
 
     def _decompose(self, model: nn.Module, plan: Plan) -> nn.Module:
         for name, row in plan.items():
-            layer = model.get_submodule(name.rpartition(".")[0])
+            layer = model.get_submodule(layer_path(name))
             assert isinstance(layer, nn.Conv2d)
             weight = layer.weight.detach()
             if row["basis"]:
@@ -283,6 +283,6 @@ def _values(model: nn.Module, name: str) -> Tensor:
     held = find(model, name, SharedKernels)
     if held is not None:
         return held.kept().detach()
-    layer = model.get_submodule(name.rpartition(".")[0])
+    layer = model.get_submodule(layer_path(name))
     assert isinstance(layer, nn.Conv2d)
     return layer.weight.detach()

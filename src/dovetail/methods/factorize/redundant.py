@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dovetail.methods.channels import Dependencies, Group, dependencies, remove
 from dovetail.methods.constraint import bake, constrain, constraints
 from dovetail.methods.factorize.shared_kernels import SharedKernels
+from dovetail.methods.method import layer_path
 from dovetail.methods.prune.magnitude import Mask
 
 Alive = dict[str, NDArray[np.bool_]]
@@ -72,7 +73,7 @@ def without(
     stays = {port: _others(len(ids), found.indices(port, classes)) for port, ids in found.walk.ports.items()}
     result = remove(found, removed)
     for name, constraint in held.items():
-        path = name.rpartition(".")[0]
+        path = layer_path(name)
         layer = result.get_submodule(path)
         if not isinstance(constraint, SharedKernels | Mask):
             constrain(result, name, copy.deepcopy(constraint))

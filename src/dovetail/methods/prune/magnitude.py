@@ -29,7 +29,7 @@ from dovetail.errors import RecipeError
 from dovetail.formats import Layout
 from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import Constraint, constrain, find
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path
 from dovetail.methods.prune.counts import Sizes, check_budget, measure
 from dovetail.methods.prune.dead_units import live
 from dovetail.methods.prune.sensitivity import Curve, kept_largest, least_loss, scan, share_out, weight_errors
@@ -152,5 +152,5 @@ class Magnitude(Method):
         return (least_loss if self.allocation == "least_loss" else share_out)(curves, costs, sparsity)
 
     def _given(self, name: str) -> float | None:
-        path = name.removesuffix("weight").removesuffix(".")
+        path = layer_path(name)
         return next((kept for pattern, kept in self.keep.items() if fnmatchcase(path, pattern)), None)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import RecipeError
 from dovetail.methods.budget import Budget
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check, weight_name
 from dovetail.methods.prune.counts import Sizes, check_budget, measure
 from dovetail.methods.prune.magnitude import restrict
 from dovetail.methods.prune.sensitivity import largest, least_loss, scan, weight_errors
@@ -71,7 +71,7 @@ class Pattern(Method):
         modules = dict(model.named_modules())
         paths = [path for path, module in modules.items() if isinstance(module, nn.Conv2d) and _is_3x3(module)]
         tensors = {path: modules[path].weight for path in self.chosen(paths)}
-        return {f"{path}.weight" if path else "weight": tensor.detach() for path, tensor in tensors.items()}
+        return {weight_name(path): tensor.detach() for path, tensor in tensors.items()}
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         weights = self.weights(model)

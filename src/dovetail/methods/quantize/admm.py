@@ -16,8 +16,8 @@ exact, where the paper alternates between a and Q: it tries every Q that is near
 geometrically, and ends before training does. From then on the layers compute with the projection itself, the scale
 refitted at every step; the gradient passes straight through to W. So what is trained last, batch statistics and all
 that is not quantised among it, is what is deployed. By default that is the larger part, and the pull before it is weak:
-in short trainings W does not reach G, and while it cannot follow, the dual makes G alternate about it. A longer and
-stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings W to G, as in the paper.
+in the short trainings that we tried W was still far from G when it ended, and a stronger pull cost accuracy. Of a small
+network a longer and stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings W to G, as in the paper.
 
 Which weight a layer sees: while it is pulled and learns (train mode, with gradients), W; in all other cases, so
 whenever it is evaluated, measured or stored, values on the grid. Batch statistics fit these at first, re-estimated,

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.quantize.fold_norms import bias_of, scale_weight
-from dovetail.methods.quantize.observation import Seen, rows_of, run_noting
+from dovetail.methods.quantize.observation import Seen, rows_of
 from dovetail.methods.quantize.uniform import Uniform
+from dovetail.methods.watching import after_layers
 
 LARGEST_CHANGE = 2.0
 """By what factor an output's scale is changed at most."""
@@ -36,7 +37,7 @@ def correct(model: nn.Module, targets: Mapping[str, Seen], inputs: Tensor, scale
         done.add(path)
         return restored(layer, y, targets[path], scales.get(path))
 
-    run_noting(model, list(targets), inputs, note, batch=len(inputs))
+    after_layers(model, list(targets), inputs, note, batch=len(inputs))
 
 
 def restored(layer: nn.Module, y: Tensor, target: Seen, scale: Uniform | None) -> Tensor:

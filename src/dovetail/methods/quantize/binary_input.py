@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DataError, ModelError, RecipeError
+from dovetail.errors import ModelError, RecipeError
 from dovetail.formats import Binary, ValueEncoder
-from dovetail.methods.method import Context, Kind
+from dovetail.methods.method import Context, Kind, layer_path
 from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import INPUT, Quantizer, quantize_input, sign, straight_through
 from dovetail.methods.responses import readings
+from dovetail.methods.watching import require_finite
 from dovetail.workload.trace import trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -98,7 +98,7 @@ class BinaryMethod(KeepsEnds):
             ModelError: there is none.
         """
         running = {operation.name for operation in trace(model, context.example[:1]).operations}
-        paths = {name: name.rpartition(".")[0] for name in self.weights(model)}
+        paths = {name: layer_path(name) for name in self.weights(model)}
         able = {
             name: path
             for name, path in paths.items()
@@ -136,6 +136,5 @@ def finite_readings(model: nn.Module, paths: Iterable[str], images: Tensor) -> d
     """
     found = readings(model, paths, images)
     for path, x in found.items():
-        if not torch.isfinite(x).all():
-            raise DataError(f"layer {path!r} reads NaN or infinity on the images given: look for such values in them")
+        require_finite(path, x)
     return found

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.formats import Codebook, ValueEncoder
-from dovetail.methods.method import Context, Plan, check
+from dovetail.methods.method import Context, Plan, check, layer_path
 from dovetail.methods.quantize.binary_input import (
     CONVOLUTIONS,
     BinaryMethod,
@@ -158,7 +158,7 @@ class BinaryMaps(BinaryMethod):
         }
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
-        paths = {name: name.rpartition(".")[0] for name in plan}
+        paths = {name: layer_path(name) for name in plan}
         if stage == 0:
             found = {} if context.rebuilding else finite_readings(model, paths.values(), self.images(context))
             for name, path in paths.items():

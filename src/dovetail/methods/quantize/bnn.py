@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dovetail.formats import Binary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
-from dovetail.methods.method import Context, Plan
+from dovetail.methods.method import Context, Plan, layer_path
 from dovetail.methods.quantize.binary_input import BinaryMethod, SignedInput
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, sign, straight_through
 from dovetail.methods.reconstruction import settle_norms
@@ -79,7 +79,7 @@ class Bnn(BinaryMethod):
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)
         for name, row in plan.items():
-            quantize_input(model, name.rpartition(".")[0], SignedInput(torch.tensor(row["threshold"])))
+            quantize_input(model, layer_path(name), SignedInput(torch.tensor(row["threshold"])))
             constrain(model, name, SignedWeight(weights[name]))
         settle_norms(model, context)
         return model

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from dovetail.methods.constraint import bake, constrain
 from dovetail.methods.decomposition import target_network
 from dovetail.methods.layers import called
-from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.method import Context, Kind, Plan, check, layer_path, weight_name
 from dovetail.methods.quantize.bwn import BinaryWeight
 from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import sign
@@ -70,7 +70,7 @@ class Bwnh(KeepsEnds):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         names = self.inner(model, context, self.weights(model))
         seen = called(bake(model), context.example, _accepts) if context.inputs is not None else {}
-        solved = [name for path in seen if (name := f"{path}.weight" if path else "weight") in names]
+        solved = [name for path in seen if (name := weight_name(path)) in names]
         rest = [name for name in names if name not in solved]
         return {
             name: {"bits": 1, "fit": fit} for fit, part in (("responses", solved), ("weights", rest)) for name in part
@@ -78,13 +78,13 @@ class Bwnh(KeepsEnds):
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         model.eval()
-        original = target_network(model, [_path(name) for name in plan], context)
+        original = target_network(model, [layer_path(name) for name in plan], context)
         for name, row in plan.items():
-            layer, weight = model.get_submodule(_path(name)), self.weights(model)[name]
+            layer, weight = model.get_submodule(layer_path(name)), self.weights(model)[name]
             rows = weight.flatten(1)
             signs, scale = sign(rows), rows.abs().mean(1)
             if row["fit"] == "responses" and context.inputs is not None and not context.rebuilding:
-                gram, cross = self._products(model, original, _path(name), rows.double(), context)
+                gram, cross = self._products(model, original, layer_path(name), rows.double(), context)
                 signs, scale = hashed(rows.double(), gram, cross, sweeps=self.sweeps, seed=self.seed)
             latent = with_signs(rows, signs, scale).view_as(weight)
             constrain(model, name, BinaryWeight(latent.abs().max().clamp_min(1)))
@@ -161,7 +161,3 @@ def _taken_off(signs: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
 def _accepts(layer: nn.Module) -> bool:
     """Whether what a layer sees can be sampled as rows that its weight multiplies."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-
-
-def _path(name: str) -> str:
-    return name.rpartition(".")[0]

@@ -31,12 +31,13 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError
 from dovetail.methods.constraint import constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
 from dovetail.methods.quantize.fixed_point_grid import LONGEST, ROUNDINGS, FixedPointGrid
 from dovetail.methods.quantize.fold_norms import Statistics, fold, foldable, normalizing
 from dovetail.methods.quantize.noise import noise_like
 from dovetail.methods.quantize.quantizer import quantize_input
-from dovetail.methods.quantize.reading import REAL, watch
+from dovetail.methods.quantize.reading import REAL
+from dovetail.methods.watching import before_layers, require_finite
 
 PRECISIONS = ("dynamic", "static")
 
@@ -87,6 +88,7 @@ class DynamicFixedPoint(Method):
 
     name: ClassVar[str] = "dynamic_fixed_point"
     kind: ClassVar[Kind] = "share"
+    retrains: ClassVar[bool] = False
 
     conv_bits: int = 8
     """Of the weights of convolutions."""
@@ -122,8 +124,8 @@ class DynamicFixedPoint(Method):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         names = list(self.weights(model))
         exact = copy.deepcopy(model).eval()
-        norms = foldable(exact, [_path(name) for name in names])
-        plan: Plan = {name: {"norm": norms[_path(name)]} if _path(name) in norms else {} for name in names}
+        norms = foldable(exact, [layer_path(name) for name in names])
+        plan: Plan = {name: {"norm": norms[layer_path(name)]} if layer_path(name) in norms else {} for name in names}
         known = _folded(exact, plan)
         self._plan_constants(exact, plan)
         if self.activation_bits == REAL:
@@ -132,9 +134,9 @@ class DynamicFixedPoint(Method):
         self._constrain(fixed, plan)
         inputs = noise_like(context.example) if context.inputs is None else context.inputs
         with _as_trained(exact, known, context), _as_trained(fixed, known, context):
-            fractions = self._read(exact, fixed, [_path(name) for name in names], inputs)
+            fractions = self._read(exact, fixed, [layer_path(name) for name in names], inputs)
         for path, fraction in fractions.items():
-            plan[_name(path)] |= {"activation_bits": self.activation_bits, "activation_fraction": fraction}
+            plan[weight_name(path)] |= {"activation_bits": self.activation_bits, "activation_fraction": fraction}
         return plan
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
@@ -143,7 +145,7 @@ class DynamicFixedPoint(Method):
         for name, row in plan.items():
             if "activation_bits" in row:
                 grid = FixedPointGrid(row["activation_bits"], row["activation_fraction"], self.rounding)
-                quantize_input(model, _path(name), grid.to(self.weights(model)[name].device))
+                quantize_input(model, layer_path(name), grid.to(self.weights(model)[name].device))
         return model
 
     def _plan_constants(self, model: nn.Module, plan: Plan) -> None:
@@ -156,7 +158,7 @@ class DynamicFixedPoint(Method):
                 plan[name] |= {"bits": bits, "fraction": fraction}
         if self.bias_bits == REAL:
             return
-        biases = {name: getattr(model.get_submodule(_path(name)), "bias", None) for name in plan}
+        biases = {name: getattr(model.get_submodule(layer_path(name)), "bias", None) for name in plan}
         there = {name: bias for name, bias in biases.items() if isinstance(bias, Tensor)}
         for name, fraction in self._fractions(there, self.bias_bits).items():
             plan[name] |= {"bias_bits": self.bias_bits, "bias_fraction": fraction}
@@ -194,7 +196,7 @@ class DynamicFixedPoint(Method):
             quantized: Tensor = FixedPointGrid(self.activation_bits, fractions[path], self.rounding).to(x.device)(x)
             return quantized
 
-        watch(fixed, paths, inputs, see, batch=len(inputs))
+        before_layers(fixed, paths, inputs, see, batch=len(inputs))
         return fractions
 
 
@@ -207,26 +209,17 @@ def _first_readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> d
     found: dict[str, Tensor] = {}
 
     def see(path: str, x: Tensor) -> None:
-        if not torch.isfinite(x).all():
-            raise DataError(f"layer {path!r} reads NaN or infinity on the images given: look for such values in them")
+        require_finite(path, x)
         found.setdefault(path, x.clone())
 
-    watch(model, paths, inputs, see, batch=len(inputs))
+    before_layers(model, paths, inputs, see, batch=len(inputs))
     return found
 
 
 def _folded(model: nn.Module, plan: Plan) -> list[Statistics]:
-    return [fold(model, _path(name), row["norm"]) for name, row in plan.items() if "norm" in row]
+    return [fold(model, layer_path(name), row["norm"]) for name, row in plan.items() if "norm" in row]
 
 
 def _as_trained(model: nn.Module, known: list[Statistics], context: Context) -> AbstractContextManager[None]:
     """Where there are no images, batch normalisations, folded ones too, that give noise the statistics they know."""
     return nullcontext() if context.inputs is not None else normalizing(model, known)
-
-
-def _path(name: str) -> str:
-    return name.removesuffix("weight").removesuffix(".")
-
-
-def _name(path: str) -> str:
-    return f"{path}.weight" if path else "weight"

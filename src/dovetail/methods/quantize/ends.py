@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import ModelError
 from dovetail.methods.constraint import bake
-from dovetail.methods.method import Context, Method, weight_tensors
+from dovetail.methods.method import Context, Method, weight_name, weight_tensors
 from dovetail.workload.trace import trace
 
 
@@ -35,7 +35,7 @@ def inner(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
     Raises:
         ModelError: none of them is, or the network does not run on it.
     """
-    weights = {f"{path}.weight" if path else "weight" for path, _ in weight_tensors(model)}
+    weights = {weight_name(path) for path, _ in weight_tensors(model)}
     operands = (operand for operation in trace(bake(model), example[:1]).operations for operand in operation.operands)
     executed = [operand.name for operand in operands if operand.name in weights]
     asked = list(names)

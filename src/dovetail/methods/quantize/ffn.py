@@ -41,7 +41,7 @@ from dovetail.methods.constraint import Constraint, constrain
 from dovetail.methods.decomposition import target_network
 from dovetail.methods.layers import Call, called
 from dovetail.methods.lowrank.stacks import through_channels
-from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.method import Context, Kind, Plan, check, weight_name
 from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, straight_through
 from dovetail.methods.quantize.semidiscrete import Array, Factors, decompose, recover, respond
@@ -127,7 +127,7 @@ class Ffn(KeepsEnds):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         calls = called(model, context.example, accepts)
         paths = self.chosen(list(calls))
-        names = {f"{path}.weight" if path else "weight": path for path in paths}
+        names = {weight_name(path): path for path in paths}
         return {names[name]: self._row(calls[names[name]]) for name in self.inner(model, context, names)}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from dovetail.formats import Affine, ValueEncoder
 from dovetail.methods.constraint import constrain
-from dovetail.methods.method import Context, Kind, Plan, check
+from dovetail.methods.method import Context, Kind, Plan, check, layer_path
 from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, straight_through
-from dovetail.methods.quantize.reading import REAL, images, readings, starting_step
+from dovetail.methods.quantize.reading import REAL, images, magnitudes_read, starting_step
 from dovetail.methods.quantize.uniform import TINY
 
 
@@ -96,8 +96,8 @@ class Lsq(KeepsEnds):
         plan: Plan = {name: {"weight_bits": self.weight_bits} for name in names}
         if self.activation_bits == REAL:
             return plan
-        paths = {name.rpartition(".")[0]: name for name in names}
-        for path, reading in readings(model, paths, images(context, self.name, "activation_bits")).items():
+        paths = {layer_path(name): name for name in names}
+        for path, reading in magnitudes_read(model, paths, images(context, self.name, "activation_bits")).items():
             plan[paths[path]] |= {
                 "activation_bits": self.activation_bits, "signed": reading.signed, "magnitude": reading.magnitude
             }  # fmt: skip
@@ -110,7 +110,7 @@ class Lsq(KeepsEnds):
             constrain(model, name, _grid(row["weight_bits"], magnitude, signed=True, weight=True))
             if "activation_bits" in row:
                 grid = _grid(row["activation_bits"], row["magnitude"], signed=row["signed"], weight=False)
-                quantize_input(model, name.rpartition(".")[0], grid.to(weights[name].device))
+                quantize_input(model, layer_path(name), grid.to(weights[name].device))
         return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError
 from dovetail.methods.quantize.fold_norms import Layer
-from dovetail.methods.responses import BATCH, patches_of, positions_of
+from dovetail.methods.responses import patches_of, positions_of
+from dovetail.methods.watching import after_layers
 
 VALUES = 2**16
 """Numbers of a layer's input that are kept, about."""
@@ -73,36 +74,9 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         held.count += len(rows)
         held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
 
-    run_noting(model, paths, inputs, note, batch=len(inputs))
+    layers = [path for path in paths if isinstance(model.get_submodule(path), Layer)]
+    after_layers(model, layers, inputs, note, batch=len(inputs))
     return {path: _summary(found[path]) for path in paths if path in found}
-
-
-def run_noting(
-    model: nn.Module,
-    paths: Sequence[str],
-    inputs: Tensor,
-    note: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None],
-    batch: int = BATCH,
-) -> None:
-    """Run the model on the inputs; after each call of one of the layers `note` gets its path, itself, what
-    it has read and its output, which is replaced by what `note` returns, if it does."""
-    handles = []
-    for path in paths:
-        layer = model.get_submodule(path)
-        if not isinstance(layer, Layer):
-            continue
-
-        def hook(layer: nn.Module, args: tuple[Tensor, ...], y: Tensor, path: str = path) -> Tensor | None:
-            return note(path, layer, args[0], y)
-
-        handles.append(layer.register_forward_hook(hook))
-    try:
-        with torch.no_grad():
-            for x in torch.split(inputs, batch):
-                model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def rows_of(layer: nn.Module, y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.constraint import constrain
-from dovetail.methods.method import Context, Kind, Method, Plan, check
+from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
 from dovetail.methods.quantize.bias_correction import correct
 from dovetail.methods.quantize.calibration import RULES, clipped_range, grid, quantized, weight_scales
 from dovetail.methods.quantize.equalization import equalize, pairs
@@ -56,6 +56,7 @@ class Ptq(Method):
 
     name: ClassVar[str] = "ptq"
     kind: ClassVar[Kind] = "share"
+    retrains: ClassVar[bool] = False
 
     weight_bits: int = 8
     """Bits of each weight."""
@@ -115,13 +116,16 @@ class Ptq(Method):
     def _carry_out(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
         """Returns what is known of the outputs that were normalised."""
         known = self._prepare(model, plan, context)
-        paths, inputs = [_path(name) for name in plan], _calibration(context)
+        paths, inputs = [layer_path(name) for name in plan], _calibration(context)
         seen: dict[str, Seen] = {}
         if not context.rebuilding:
             with _shown(model, known, context):
                 seen = observe(model, paths, inputs)
-        before = {_path(name): weight.clone() for name, weight in self.weights(model).items()}
-        held = {_path(name): self._hold(model, name, row, seen.get(_path(name)), context) for name, row in plan.items()}
+        before = {layer_path(name): weight.clone() for name, weight in self.weights(model).items()}
+        held = {
+            layer_path(name): self._hold(model, name, row, seen.get(layer_path(name)), context)
+            for name, row in plan.items()
+        }
         restored = next((row["restored"] for row in plan.values() if "restored" in row), None)
         with _shown(model, known, context):
             if context.rebuilding or not seen:
@@ -143,34 +147,34 @@ class Ptq(Method):
 
     def _planned(self, model: nn.Module, names: list[str], context: Context, *, equalizing: bool) -> Plan:
         """The plan with or without equalisation."""
-        trial, paths = copy.deepcopy(model).eval(), [_path(name) for name in names]
+        trial, paths = copy.deepcopy(model).eval(), [layer_path(name) for name in names]
         bits = self.weight_bits if self.mean_bits is None else round(self.mean_bits)
         plan: Plan = {name: {"bits": bits} for name in names}
         for path, norm in foldable(trial, paths).items():
-            plan[_name(path)]["norm"] = norm
+            plan[weight_name(path)]["norm"] = norm
         if equalizing:
             folded = copy.deepcopy(trial)
             self._prepare(folded, plan, context)
             for pair in pairs(folded, paths):
-                plan[_name(pair.first)]["equalized"] = pair.second
+                plan[weight_name(pair.first)]["equalized"] = pair.second
         known = self._prepare(trial, plan, context)
         if self.activation_bits is not None:
             with _shown(trial, known, context):
                 seen = observe(trial, paths, _calibration(context))
             for path, what in seen.items():
                 rule, ends = self._range(trial.get_submodule(path), what, context.inputs is not None)
-                plan[_name(path)] |= {"input_bits": self.activation_bits, "range": list(ends), "rule": rule}
+                plan[weight_name(path)] |= {"input_bits": self.activation_bits, "range": list(ends), "rule": rule}
         return plan
 
     def _mixed(self, model: nn.Module, plan: Plan, mean_bits: float, context: Context) -> Plan:
         """The plan with bits of its own for each layer: by how the outputs change if it alone has so many, which is
         measured with weights rounded to the nearest, for that is fast."""
-        trial, paths, inputs = copy.deepcopy(model), [_path(name) for name in plan], _calibration(context)
+        trial, paths, inputs = copy.deepcopy(model), [layer_path(name) for name in plan], _calibration(context)
         with _shown(trial, self._prepare(trial, plan, context), context), torch.no_grad():
             seen, wanted = observe(trial, paths, inputs), trial(inputs)
 
             def on_grid(path: str, weight: Tensor, bits: int) -> Tensor:
-                rows = _rows(seen.get(path), centred="restored" in plan[_name(path)])
+                rows = _rows(seen.get(path), centred="restored" in plan[weight_name(path)])
                 values: Tensor = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))(weight)
                 return values
 
@@ -179,16 +183,18 @@ class Ptq(Method):
 
             chosen = chosen_bits(trial, paths, on_grid, error, mean_bits, context.probes(model, len(paths)))
         return {
-            _name(path): plan[_name(path)] | {"bits": option.setting, "output_error": option.loss}
+            weight_name(path): plan[weight_name(path)] | {"bits": option.setting, "output_error": option.loss}
             for path, option in chosen.items()
         }
 
     def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
         """Fold and equalise."""
-        known = {_path(name): fold(model, _path(name), row["norm"]) for name, row in plan.items() if "norm" in row}
-        wanted = {(_path(name), row["equalized"]) for name, row in plan.items() if "equalized" in row}
+        known = {
+            layer_path(name): fold(model, layer_path(name), row["norm"]) for name, row in plan.items() if "norm" in row
+        }
+        wanted = {(layer_path(name), row["equalized"]) for name, row in plan.items() if "equalized" in row}
         if wanted and not context.rebuilding:
-            found = [p for p in pairs(model, [_path(name) for name in plan]) if (p.first, p.second) in wanted]
+            found = [p for p in pairs(model, [layer_path(name) for name in plan]) if (p.first, p.second) in wanted]
             answers = None
             if self.per_channel:
                 with _shown(model, list(known.values()), context):
@@ -234,7 +240,7 @@ class Ptq(Method):
 
     def _hold(self, model: nn.Module, name: str, row: dict[str, Any], seen: Seen | None, context: Context) -> Uniform:
         """Quantise the weight by the scales of least output error, and what the layer reads."""
-        path = _path(name)
+        path = layer_path(name)
         layer = model.get_submodule(path)
         weight = layer.weight
         assert isinstance(weight, Tensor)
@@ -264,14 +270,6 @@ def _shown(model: nn.Module, known: list[Statistics], context: Context) -> Itera
     model.eval()
     with normalizing(model, known) if context.inputs is None else nullcontext():
         yield
-
-
-def _path(name: str) -> str:
-    return name.removesuffix("weight").removesuffix(".")
-
-
-def _name(path: str) -> str:
-    return f"{path}.weight" if path else "weight"
 
 
 def _calibration(context: Context) -> Tensor:

@@ -39,10 +39,10 @@ from torch import Tensor, nn
 
 from dovetail.errors import ModelError
 from dovetail.formats import Binary, Codebook, Format, ValueEncoder
-from dovetail.methods.method import Context, Kind, Plan, check, weight_tensors
+from dovetail.methods.method import Context, Kind, Plan, check, layer_path, weight_name, weight_tensors
 from dovetail.methods.quantize.ends import KeepsEnds
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, sign, straight_through
-from dovetail.methods.quantize.reading import REAL, images, readings, starting_step
+from dovetail.methods.quantize.reading import REAL, images, magnitudes_read, starting_step
 from dovetail.methods.quantize.recurrent import constrain_recurrent, recurrent_weights
 from dovetail.methods.quantize.uniform import TINY, Uniform
 
@@ -177,18 +177,18 @@ class Qnn(KeepsEnds):
               self.gradient_rounding)  # fmt: skip
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        tensors = {f"{path}.weight" if path else "weight": weight for path, weight in weight_tensors(model)}
+        tensors = {weight_name(path): weight for path, weight in weight_tensors(model)}
         tensors |= dict(recurrent_weights(model))
-        taken = set(self.chosen(list(dict.fromkeys(_path(name) for name in tensors))))
-        return {name: weight for name, weight in tensors.items() if _path(name) in taken}
+        taken = set(self.chosen(list(dict.fromkeys(layer_path(name) for name in tensors))))
+        return {name: weight for name, weight in tensors.items() if layer_path(name) in taken}
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         names = self.inner(model, context, self.weights(model))
         plan: Plan = {name: {"weight_bits": self.weight_bits} for name in names}
         if self.activation_bits == REAL:
             return plan
-        first_of = {_path(name): name for name in reversed(names)}
-        for path, reading in readings(model, first_of, images(context, self.name, "activation_bits")).items():
+        first_of = {layer_path(name): name for name in reversed(names)}
+        for path, reading in magnitudes_read(model, first_of, images(context, self.name, "activation_bits")).items():
             if reading.signed and self.activation_bits == 1:
                 raise ModelError(
                     f"qnn: layer {path!r} reads negative values, which need 2 bits or more: raise activation_bits, "
@@ -211,9 +211,5 @@ class Qnn(KeepsEnds):
                     gradient_bits=self.gradient_bits, gradient_range=self.gradient_range,
                     gradient_rounding=self.gradient_rounding,
                 )  # fmt: skip
-                quantize_input(model, _path(name), grid.to(device[name]))
+                quantize_input(model, layer_path(name), grid.to(device[name]))
         return model
-
-
-def _path(name: str) -> str:
-    return name.rpartition(".")[0]

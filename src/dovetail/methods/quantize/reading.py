@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import DataError, RecipeError
+from dovetail.errors import RecipeError
 from dovetail.methods.method import Context
 from dovetail.methods.quantize.uniform import TINY
-
-BATCH = 125
-"""Inputs that go through the network at a time."""
+from dovetail.methods.watching import before_layers, require_finite
 
 REAL = 32
 """The number of bits that stands for: not quantised."""
@@ -28,37 +26,7 @@ class Reading:
     signed: bool
 
 
-def watch(
-    model: nn.Module,
-    paths: Iterable[str],
-    inputs: Tensor,
-    see: Callable[[str, Tensor], Tensor | None],
-    batch: int = BATCH,
-) -> None:
-    """Call `see(path, x)` with what each of the layers is about to read, in the order in which they are executed.
-
-    What `see` returns, if anything, the layer reads instead. Layers that read integers (embeddings) are not seen. Runs
-    without gradients, in the mode that the model is in.
-    """
-
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
-        def before(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            instead = see(path, arguments[0]) if arguments[0].is_floating_point() else None
-            return None if instead is None else (instead, *arguments[1:])
-
-        return before
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
-    try:
-        with torch.no_grad():
-            for x in torch.split(inputs, batch):
-                model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str, Reading]:
+def magnitudes_read(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str, Reading]:
     """What each of the layers reads, over all inputs, in eval mode; layers that are never called are left out.
 
     Raises:
@@ -69,19 +37,17 @@ def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str
     lowest: dict[str, float] = {}
 
     def see(path: str, x: Tensor) -> None:
+        require_finite(path, x)
         totals[path] = totals.get(path, 0.0) + float(x.abs().sum(dtype=torch.float64))
         counts[path] = counts.get(path, 0) + x.numel()
         lowest[path] = min(lowest.get(path, 0.0), float(x.min()))
 
     modes = [(module, module.training) for module in model.modules()]
     try:
-        watch(model.eval(), paths, inputs, see)
+        before_layers(model.eval(), paths, inputs, see)
     finally:
         for module, mode in modes:
             module.training = mode
-    for path, total in totals.items():
-        if not math.isfinite(total):
-            raise DataError(f"layer {path!r} reads NaN or infinity on the images given: look for such values in them")
     return {path: Reading(total / counts[path], lowest[path] < 0) for path, total in totals.items()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from dovetail.methods.constraint import Constraint, constrain
+from dovetail.methods.method import layer_path
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
@@ -25,7 +26,7 @@ def recurrent_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def constrain_recurrent(model: nn.Module, name: str, constraint: Constraint) -> None:
     """`constrain`, also where the weight belongs to a recurrent layer."""
     constrain(model, name, constraint)
-    layer = model.get_submodule(name.rpartition(".")[0])
+    layer = model.get_submodule(layer_path(name))
     if isinstance(layer, nn.RNNBase) and "_flat_weights" in vars(layer):
         # torch keeps a list of the weights as last computed: such a list cannot be copied, and goes out of date. The
         # class is this layer's and its copies' own, made by the first parametrization.

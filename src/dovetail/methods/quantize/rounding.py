@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.quantize.bias_correction import restored
-from dovetail.methods.quantize.observation import Seen, rows_of, run_noting
+from dovetail.methods.quantize.observation import Seen, rows_of
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.methods.reconstruction import normal_equations
 from dovetail.methods.responses import patches_of, positions_of
+from dovetail.methods.watching import after_layers
 
 RIDGE = 1e-3
 """Pull towards the trained weights, relative to the mean energy of an input."""
@@ -139,7 +140,7 @@ def adapt(
         answer: Tensor = layer.forward(x)
         return restored(layer, answer, targets[path], None) if restore else answer
 
-    run_noting(model, list(quantizers), inputs, note, batch=len(inputs))
+    after_layers(model, list(quantizers), inputs, note, batch=len(inputs))
 
 
 def reconstructed(weight: Tensor, seen: Tensor, before: Tensor | None, quantizer: Uniform) -> Tensor:

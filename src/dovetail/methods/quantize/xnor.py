@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dovetail.methods.method import Context, Plan
+from dovetail.methods.method import Context, Plan, layer_path
 from dovetail.methods.quantize.binary_input import (
     CONVOLUTIONS,
     BinaryMethod,
@@ -78,7 +78,7 @@ class Xnor(BinaryMethod):
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         for name, row in plan.items():
-            path, threshold = name.rpartition(".")[0], torch.tensor(row["threshold"])
+            path, threshold = layer_path(name), torch.tensor(row["threshold"])
             if self.input_scale:
                 remember_input(model, path, ScaledInput(threshold))
             else:
