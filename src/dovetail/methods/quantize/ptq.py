@@ -98,7 +98,9 @@ class Ptq(Method):
 
     def plan(self, model: nn.Module, context: Context) -> Plan:
         plan = self._alike(model, list(self.weights(model)), context)
-        return plan if self.mean_bits is None else self._mixed(model, plan, self.mean_bits, context)
+        if self.mean_bits is not None:
+            plan = self._mixed(model, plan, self.mean_bits, context)
+        return self._with_rises(model, plan, context)
 
     def _alike(self, model: nn.Module, names: list[str], context: Context) -> Plan:
         """The plan with the same bits for all layers."""
@@ -182,10 +184,20 @@ class Ptq(Method):
                 return float((network(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
 
             chosen = chosen_bits(trial, paths, on_grid, error, mean_bits, context.probes(model, len(paths)))
-        return {
-            weight_name(path): plan[weight_name(path)] | {"bits": option.setting, "output_error": option.loss}
-            for path, option in chosen.items()
-        }
+        return {name: row | {"bits": chosen[layer_path(name)].setting} for name, row in plan.items()}
+
+    def _with_rises(self, model: nn.Module, plan: Plan, context: Context) -> Plan:
+        """The plan with what the loss rises by if one layer alone is quantised, its weights to the nearest."""
+        folded, measure = copy.deepcopy(model).eval(), context.probe or context.loss
+        known, paths = self._prepare(folded, plan, context), [layer_path(name) for name in plan]
+        with _shown(folded, known, context):
+            seen = observe(folded, paths, _calibration(context))
+        base, rows = measure(folded), {}
+        for name, row in plan.items():
+            trial = copy.deepcopy(folded)
+            self._hold(trial, name, row, seen.get(layer_path(name)), context)
+            rows[name] = row | {"loss_rise": measure(trial) - base}
+        return rows
 
     def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
         """Fold and equalise."""
