@@ -12,7 +12,7 @@ from dovetail.methods.constraint import bake, find, layouts
 from dovetail.methods.method import Context
 from dovetail.methods.quantize.lsq import LearnedStep, Lsq
 from dovetail.methods.quantize.quantizer import input_quantizers
-from dovetail.methods.quantize.reading import readings
+from dovetail.methods.quantize.reading import magnitudes_read
 from dovetail.runtime import Session, freeze
 
 X = torch.randn(12, 2, 9, 9, generator=torch.Generator().manual_seed(1))
@@ -144,7 +144,7 @@ def test_looking_leaves_no_trace() -> None:
     model = network().train()
     model[1].eval()
     running = model[1].running_mean.clone()
-    found = readings(model, ["3", "6"], X)
+    found = magnitudes_read(model, ["3", "6"], X)
     assert not found["3"].signed and found["3"].magnitude > 0
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert model[0].training and not model[1].training and torch.equal(model[1].running_mean, running)

@@ -102,6 +102,11 @@ class TestWhatIsQuantized:
         assert all(len(row.unique()) <= 15 for row in weight)
         assert isinstance(model[1], nn.Identity)
 
+    def test_the_plan_says_what_each_layer_costs(self) -> None:
+        for given in (context(), context(None)):
+            few, many = (Ptq(weight_bits=bits, activation_bits=None).plan(network(), given) for bits in (2, 8))
+            assert all(few[name]["output_error"] > 4 * row["output_error"] > 0 for name, row in many.items())
+
     def test_weights_only(self) -> None:
         assert not input_quantizers(quantized(network(), activation_bits=None))
 

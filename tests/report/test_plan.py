@@ -24,6 +24,11 @@ def test_what_has_a_price_is_summed() -> None:
     assert "10 → 5 (50%)" in total and "4 → 2 (50%)" in total and "0.3000" in total
 
 
+def test_a_method_without_labels_says_how_much_the_outputs_change() -> None:
+    text = shown({"conv1": {"bits": 4, "output_error": 0.25}, "conv2": {"bits": 8, "output_error": 0.5}})
+    assert "output error" in text and "loss rise" not in text and "bits 4" in text and "0.7500" in text
+
+
 def test_what_is_decided_after_training_has_no_price_yet() -> None:
     text = shown({"conv1": {"units": 16, "norms": ["bn1"]}})
     assert "units 16" in text and "bn1" not in text and "MACs" not in text and "together" not in text

@@ -24,8 +24,10 @@ from dovetail.runtime.files import write_atomically
 
 Plan = Mapping[str, Mapping[str, Any]]
 Titled = tuple[str, Plan]
-COLUMNS = ("layer", "setting", "MACs", "parameters", "loss rise")
-SHOWN = ("macs", "params", "loss_rise", "weights", "setting", "removed", "kernels", "norms")
+COLUMNS = ("layer", "setting", "MACs", "parameters")
+MEASURES = {"loss_rise": "loss rise", "output_error": "output error"}
+"""Of what it costs to treat one layer alone: what a row calls it, and people."""
+SHOWN = ("macs", "params", "loss_rise", "output_error", "weights", "setting", "removed", "kernels", "norms")
 ELSEWHERE = "counted above"
 """Of channels that lie in layers whose other channels have a row of their own."""
 NOTE = {
@@ -33,6 +35,7 @@ NOTE = {
     "params": "Numbers in the layer's weights; where single weights are pruned, those that are not zero.",
     "loss_rise": "By how much the loss rises if this layer alone is treated; without data, the relative error of its "
     "outputs on noise.",
+    "output_error": "The squared error of the network's outputs, relative to these, if this layer alone is treated.",
 }
 LONGEST_LIST = 4
 MILLION = 1e6
@@ -46,14 +49,15 @@ class _Row:
     setting: str
     macs: tuple[float, float] | None
     params: tuple[float, float] | None
-    loss_rise: float | None
+    rise: float | None
+    """By the plan's measure."""
 
 
 def plan_table(title: str, plan: Plan) -> Table:
     """What a step will do, layer by layer, and the sums over its layers; columns with nothing in them are left out."""
-    rows = list(_rows(plan))
-    rises = [row.loss_rise for row in rows if row.loss_rise is not None]
-    lines = [(row.layer, row.setting, _change(row.macs), _change(row.params), _rise(row.loss_rise)) for row in rows]
+    rows, columns = list(_rows(plan)), (*COLUMNS, MEASURES[_measure(plan)])
+    rises = [row.rise for row in rows if row.rise is not None]
+    lines = [(row.layer, row.setting, _change(row.macs), _change(row.params), _rise(row.rise)) for row in rows]
     total = (
         "together",
         "",
@@ -61,10 +65,10 @@ def plan_table(title: str, plan: Plan) -> Table:
         _change(_sum(rows, "params")),
         _rise(sum(rises) if rises else None),
     )
-    shown = [number for number in range(len(COLUMNS)) if number == 0 or any(line[number] for line in lines)]
+    shown = [number for number in range(len(columns)) if number == 0 or any(line[number] for line in lines)]
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
     for number in shown:
-        table.add_column(COLUMNS[number], justify="left" if number < 2 else "right", overflow="fold")
+        table.add_column(columns[number], justify="left" if number < 2 else "right", overflow="fold")
     for line in lines:
         table.add_row(*(Text(line[number]) for number in shown))
     if any(total[1:]):
@@ -91,12 +95,18 @@ def write_plan(steps: Sequence[Titled], words: Sequence[str], folder: Path) -> P
 
 
 def _rows(plan: Plan) -> Iterator[_Row]:
+    measure = _measure(plan)
     for layer, row in plan.items():
         params = row.get("params")
         if params is None and "weights" in row and "kept" in row:
             kept = row["kept"][-1] if isinstance(row["kept"], list) else row["kept"]
             params = (row["weights"], round(row["weights"] * kept)) if isinstance(kept, float) else None
-        yield _Row(layer, _setting(row), _pair(row.get("macs")), _pair(params), row.get("loss_rise"))
+        yield _Row(layer, _setting(row), _pair(row.get("macs")), _pair(params), row.get(measure))
+
+
+def _measure(plan: Plan) -> str:
+    """The one of MEASURES that the plan's rows have."""
+    return next((measure for measure in MEASURES if any(measure in row for row in plan.values())), "loss_rise")
 
 
 def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
@@ -165,14 +175,12 @@ def _charts(title: str, number: int, plan: Plan) -> list[Chart]:
                     texts,
                 )
             )
-    rises = [(row.layer, row.loss_rise) for row in rows if row.loss_rise is not None]
+    rises, measure = [(row.layer, row.rise) for row in rows if row.rise is not None], _measure(plan)
     if rises:
-        series = (Series("loss rise", tuple(max(0.0, rise) for _, rise in rises), SECOND),)
+        series = (Series(MEASURES[measure], tuple(max(0.0, rise) for _, rise in rises), SECOND),)
         labels, texts = tuple(layer for layer, _ in rises), tuple(f"{rise:.4f}" for _, rise in rises)
         name = f"Sensitivity by layer, {title}"
-        found.append(
-            Chart(f"loss_rise{number}", name, NOTE["loss_rise"], "bars", labels, series, "rise of the loss", texts)
-        )
+        found.append(Chart(f"{measure}{number}", name, NOTE[measure], "bars", labels, series, MEASURES[measure], texts))
     return found
 
 

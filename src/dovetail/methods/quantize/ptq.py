@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -100,7 +101,7 @@ class Ptq(Method):
         plan = self._alike(model, list(self.weights(model)), context)
         if self.mean_bits is not None:
             plan = self._mixed(model, plan, self.mean_bits, context)
-        return self._with_rises(model, plan, context)
+        return self._with_errors(model, plan, context)
 
     def _alike(self, model: nn.Module, names: list[str], context: Context) -> Plan:
         """The plan with the same bits for all layers."""
@@ -180,23 +181,21 @@ class Ptq(Method):
                 values: Tensor = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))(weight)
                 return values
 
-            def error(network: nn.Module) -> float:
-                return float((network(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
-
-            chosen = chosen_bits(trial, paths, on_grid, error, mean_bits, context.probes(model, len(paths)))
+            measure, probes = partial(_error, inputs=inputs, wanted=wanted), context.probes(model, len(paths))
+            chosen = chosen_bits(trial, paths, on_grid, measure, mean_bits, probes)
         return {name: row | {"bits": chosen[layer_path(name)].setting} for name, row in plan.items()}
 
-    def _with_rises(self, model: nn.Module, plan: Plan, context: Context) -> Plan:
-        """The plan with what the loss rises by if one layer alone is quantised, its weights to the nearest."""
-        folded, measure = copy.deepcopy(model).eval(), context.probe or context.loss
-        known, paths = self._prepare(folded, plan, context), [layer_path(name) for name in plan]
-        with _shown(folded, known, context):
-            seen = observe(folded, paths, _calibration(context))
-        base, rows = measure(folded), {}
+    def _with_errors(self, model: nn.Module, plan: Plan, context: Context) -> Plan:
+        """The plan with how much the outputs change if one layer alone is quantised, its weights to the nearest."""
+        folded, inputs = copy.deepcopy(model), _calibration(context)
+        known, rows = self._prepare(folded, plan, context), {}
+        with _shown(folded, known, context), torch.no_grad():
+            seen, wanted = observe(folded, [layer_path(name) for name in plan], inputs), folded(inputs)
         for name, row in plan.items():
             trial = copy.deepcopy(folded)
             self._hold(trial, name, row, seen.get(layer_path(name)), context)
-            rows[name] = row | {"loss_rise": measure(trial) - base}
+            with _shown(trial, known, context):
+                rows[name] = row | {"output_error": _error(trial, inputs, wanted)}
         return rows
 
     def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
@@ -270,6 +269,12 @@ class Ptq(Method):
         if self.bias_correction and isinstance(layer, Layer):
             bias_of(layer)
         return quantizer
+
+
+@torch.no_grad()
+def _error(model: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
+    """The squared error of the outputs, relative to those wanted."""
+    return float((model(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
 
 
 def _restoring(plan: Plan, what: str | None) -> Plan:
