@@ -208,7 +208,9 @@ def evaluate(
         work=work(artefact, batch),
         original_work=original_work,
         speed=in_words(
-            _kinds(provenance), {cost.target: times for cost in costs if (times := _times(cost, original_costs))}
+            _kinds(provenance),
+            {cost.target: times for cost in costs if (times := _times(cost, original_costs))},
+            rounding=bool(artefact.activations),
         ),
         synthetic=dataset.synthetic,
     )
@@ -223,16 +225,28 @@ def work(artefact: Artefact, inputs: Tensor) -> Work | None:
     return Work(workload.macs, workload.nonzero_macs, sum(_elements(tensor) for tensor in artefact.tensors.values()))
 
 
-def in_words(kinds: Collection[Kind], times: Mapping[str, float], layers: tuple[int, int] | None = None) -> str:
+def in_words(
+    kinds: Collection[Kind],
+    times: Mapping[str, float],
+    layers: tuple[int, int] | None = None,
+    *,
+    rounding: bool = False,
+) -> str:
     """Whether dense runtimes are faster for what methods of these kinds did, and why.
 
     Args:
         times: by target, how many times less one input takes than before, as measured.
         layers: how many layers there were and are.
+        rounding: whether layers round what they read.
     """
     if not kinds:
         return ""
     zeros = "dense runtimes multiply by the zeros too" if "prune" in kinds else "the weights are decoded to dense ones"
+    if rounding:
+        return (
+            "The file shrinks. In floating point latency rises a little, for layers round what they read; exported "
+            "(`dovetail export`), those whose weights and inputs are quantised compute in integers."
+        )
     if not {"shrink", "rebuild"} & set(kinds):
         return f"Latency stays: {zeros}. The file shrinks."
     if not times:
@@ -268,7 +282,8 @@ def expectations(
             seconds = [module_latency(network, inputs, target, PREVIEW_TIMING) for network, _ in networks]
             times[target] = seconds[0] / seconds[1]
     layers = [len(list(weight_tensors(network))) for network, _ in networks]
-    return [*words, in_words(kinds, times, (layers[0], layers[1]))]
+    rounding = bool(networks[1][1].activations)
+    return [*words, in_words(kinds, times, (layers[0], layers[1]), rounding=rounding)]
 
 
 def _kinds(provenance: Mapping[str, Any]) -> set[Kind]:

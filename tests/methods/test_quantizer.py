@@ -111,6 +111,7 @@ class TestInputs:
             constrain(model, f"{path}.weight", Uniform(4, torch.full((rows,), scale)))
         artefact = freeze(model, X[:1], layouts=layouts(model))
         assert artefact.tensors["0.weight"].describe() == "dense > affine(4, axis 0)"
+        assert artefact.activations == {"0": {"bits": 8}, "4": {"bits": 8}}
         with torch.no_grad():
             assert np.allclose(Session(artefact)(X.numpy()), model(X).numpy(), atol=1e-5)
 

@@ -49,7 +49,7 @@ class Artefact:
     graph: serialised ONNX ModelProto that does not define the tensors below (runtime/graph.py).
     tensors: every weight by its initialiser's name, which is its name in the state_dict.
     provenance: where it comes from (recipe, seed, versions, ...), JSON-able.
-    activations: how activations are to be stored, by value name; empty: as float32.
+    activations: {"bits": b} of what a layer reads, by the layer's path, where it is quantised; all else is float32.
     """
 
     graph: bytes

@@ -19,7 +19,7 @@ from torch.onnx.errors import OnnxExporterError
 from dovetail.errors import FormatError, ModelError
 from dovetail.formats import Dense, Float, Format, Json, Layout, ValueEncoder
 from dovetail.methods import constraint
-from dovetail.methods.quantize.quantizer import Quantizer
+from dovetail.methods.quantize.quantizer import Quantizer, input_quantizers
 from dovetail.runtime.affine import fold_batch_norms
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.graph import compact
@@ -59,7 +59,8 @@ def freeze(
     sources = _named_tensors(plain)
     plans = _plans(plain, chosen, weights, partial(Float.encode, dtype=remaining))
     tensors = {name: _encode(name, sources[name], plans[name]) for name in weights}
-    artefact = Artefact(compact(exported, set(weights)), tensors, dict(provenance or {}))
+    read: dict[str, Json] = {path: {"bits": quantizer.bits} for path, quantizer in input_quantizers(plain).items()}
+    artefact = Artefact(compact(exported, set(weights)), tensors, dict(provenance or {}), read)
     restored = Artefact.from_bytes(artefact.to_bytes())
     _check_tensors(restored, tensors)
     _check_outputs(restored, plain, example)
