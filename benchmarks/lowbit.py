@@ -181,17 +181,23 @@ def table(results: Rows) -> Table:
 
 
 def draw(results: Rows) -> None:
-    """Accuracy against the size of the file."""
-    figure, panel = plt.subplots(figsize=(9, 6))
-    for name, row in results.items():
-        if "file_bytes" in row:
-            x, y = row["file_bytes"] / row["file_bytes_original"], 100 * row["accuracy"]
-            panel.plot(x, y, "s" if name in PEERS else "o", color="tab:orange" if name in PEERS else "tab:blue")
-            panel.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    """Errors against the size of the file."""
+    figure, panel = plt.subplots(figsize=(10, 6))
+    having = {name: row for name, row in results.items() if "file_bytes" in row}
+    colours = plt.get_cmap("tab20")(range(len(having)))
+    order = sorted(having.items(), key=lambda item: -item[1]["accuracy"])
+    for colour, (name, row) in zip(colours, order, strict=True):
+        x, y = row["file_bytes"] / row["file_bytes_original"], 100 * (1 - row["accuracy"])
+        panel.plot(x, y, "s" if name in PEERS else "o", color=colour, label=f"{name}: {100 - y:.2f} %")
     panel.set_xlabel("file, as a part of the float network's")
-    panel.set_ylabel("accuracy, % of 10,000 test images")
+    panel.set_ylabel("errors, % of 10,000 test images")
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}")
+    panel.invert_yaxis()
     panel.set_title("ResNet-20 on CIFAR-10 (squares: peers)")
-    panel.grid(alpha=0.3)
+    panel.grid(alpha=0.3, which="both")
+    panel.legend(fontsize=8, title="accuracy", bbox_to_anchor=(1.01, 1), loc="upper left")
     figure.tight_layout()
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
 
