@@ -107,6 +107,31 @@ class TestEnergyIsADotProduct:
         )
         assert energy.total == pytest.approx(1000 * 4.6 + 35_520 * small)
 
+    def test_of_one_layer_in_integers_by_hand(self) -> None:
+        workload = Workload((fully_connected("fc", 100, 10),))
+        integers = workload.with_integers({"fc.weight": 8}, {"fc.weight": 8})
+        small = TABLE.sram(32 << 10, 1)
+        assert network_energy(integers, DENSE).by("operand") == pytest.approx(
+            {
+                "arithmetic": 1000 * (0.2 + 0.1),
+                "weights": 8_000 * small,
+                "inputs": 800 * small,
+                "outputs": 80 * small,
+            }
+        )
+
+    @pytest.mark.parametrize("inputs", [{}, {"fc.weight": 8}])
+    def test_signs_take_no_multiplications(self, inputs: dict[str, int]) -> None:
+        workload = Workload((fully_connected("fc", 100, 10),)).with_integers({"fc.weight": 2}, inputs)
+        assert network_energy(workload, DENSE).by("operand")["arithmetic"] == pytest.approx(100 if inputs else 900)
+
+    def test_wide_weights_that_multiply_floats_stay_floats(self) -> None:
+        workload = Workload((fully_connected("fc", 100, 10),))
+        assert (
+            network_energy(workload.with_integers({"fc.weight": 8}, {}), DENSE).by("operand")["arithmetic"]
+            == (network_energy(workload, DENSE).by("operand")["arithmetic"])
+        )
+
     @given(density=densities, stored=st.integers(0, 1 << 24))
     def test_every_view_sums_to_the_total_and_layers_add(self, density: float, stored: int) -> None:
         layers = (

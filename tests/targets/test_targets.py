@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dovetail.errors import TargetError
 from dovetail.hardware import EnergyModel, EnergyTable, Level, network_energy
-from dovetail.runtime import Artefact, to_torch
+from dovetail.methods.constraint import constrain
+from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.uniform import Uniform
+from dovetail.runtime import Artefact, freeze, to_torch
 from dovetail.targets import TARGETS, EnergyTarget, OnnxRuntimeTarget, Target, Timing, TorchTarget, load_target
 from dovetail.targets.target import check_outputs
 from dovetail.targets.timing import latency, throughput, torch_threads
@@ -145,3 +149,17 @@ class TestEnergy:
         assert "scaled by 0.5" in cost.conditions["prices"]
         assert cost.conditions["arithmetic"].startswith("int16") and cost.conditions["skipped"] == "nothing"
         assert cost.quantities["energy"].value < EnergyTarget().cost(artefact, inputs).quantities["energy"].value
+
+    def test_quantised_layers_compute_in_integers(self, inputs: Inputs) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].size, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+        example = torch.from_numpy(inputs[:1])
+        plain = EnergyTarget().cost(freeze(model, example), inputs).breakdown["operand"]
+        for path in ("1", "3"):
+            constrain(model, f"{path}.weight", Uniform(8, model.get_submodule(path).weight.abs().max() / 127))
+        weights = EnergyTarget().cost(freeze(model, example), inputs).breakdown["operand"]
+        assert weights["arithmetic"] > 0.9 * plain["arithmetic"] and weights["weights"] < 0.3 * plain["weights"]
+        for path in ("1", "3"):
+            quantize_input(model, path, Uniform(8, torch.tensor(0.05)))
+        both = EnergyTarget().cost(freeze(model, example), inputs).breakdown["operand"]
+        assert both["arithmetic"] < 0.2 * plain["arithmetic"] and both["inputs"] < 0.3 * plain["inputs"]

@@ -12,9 +12,11 @@
 so the result is a lower bound, the same one for every network. A multiply-accumulate is one multiplication and one
 addition. With `skip_zero_weights` only those of nonzero weights are done; with `skip_zero_activations` only those of
 nonzero inputs, and a weight whose every use meets a zero input is not read either: of a weight with u uses and inputs
-of density d, the expected fraction read is 1 - (1 - d)^u. Activation functions, normalisation, elementwise operations
-and moves are fused into the operation before them: their arithmetic counts, but of their activations only the second
-and further inputs (of a residual addition) move.
+of density d, the expected fraction read is 1 - (1 - d)^u. Operations on integers (`Workload.with_integers`) are priced
+by their widths, with sums of 32 bits; a weight of one or two bits is -1, 0 or 1 times a scale and takes no
+multiplication. Activation functions, normalisation, elementwise operations and moves are fused into the operation
+before them: their arithmetic counts, but of their activations only the second and further inputs (of a residual
+addition) move.
 """
 
 from __future__ import annotations
@@ -33,6 +35,12 @@ from dovetail.workload import Operand, Operation, Workload
 FUSED = frozenset({"activation", "normalisation", "softmax", "elementwise", "move"})
 
 ARITHMETIC = "arithmetic"
+
+ACCUMULATOR = "int32"
+"""What products of integers are summed in."""
+
+SIGNS = 2
+"""Bits up to which a weight is -1, 0 or 1 times a scale."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,8 @@ class LayerCounts:
     multiplications: int
     additions: int
     traffic: tuple[Traffic, ...]
+    integers: tuple[int, int] | None = None
+    """Bits of what is multiplied, by which weights, where both are integers; else they are the model's numbers."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +141,11 @@ def network_energy(workload: Workload, model: EnergyModel) -> NetworkEnergy:
     """The energy of one run of `workload`, with weights stored as it says (`Workload.with_weights`)."""
     table, entries = model.table, []
     for counts in count(workload, model):
-        operations = counts.multiplications * table.multiplication(model.arithmetic)
-        operations += counts.additions * table.addition(model.arithmetic)
+        read, weight, summed = model.arithmetic, model.arithmetic, model.arithmetic
+        if counts.integers is not None:
+            read, weight, summed = f"int{counts.integers[0]}", f"int{counts.integers[1]}", ACCUMULATOR
+        operations = counts.multiplications * table.multiplication(read, weight)
+        operations += counts.additions * table.addition(summed)
         entries.append(EnergyEntry(counts.layer, ARITHMETIC, ARITHMETIC, operations))
         entries += [
             EnergyEntry(counts.layer, move.operand, move.level.name, model.price(move.level, move.bits))
@@ -174,4 +187,9 @@ def _count_operation(operation: Operation, home: Level, model: EnergyModel) -> L
     traffic = [
         Traffic(operand, home if operand == "weights" else activations, bits) for operand, bits in moved.items() if bits
     ]
-    return LayerCounts(operation.name, operation.kind, macs, macs + operation.other_ops, tuple(traffic))
+    signs = bool(weights) and all(weight.integer and weight.bits <= SIGNS for weight in weights)
+    integers = None
+    if weights and inputs and weights[0].integer and inputs[0].integer:
+        integers = inputs[0].bits, weights[0].bits
+    multiplications, additions = 0 if signs else macs, macs + operation.other_ops
+    return LayerCounts(operation.name, operation.kind, multiplications, additions, tuple(traffic), integers)

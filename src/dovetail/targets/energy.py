@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from dovetail.hardware import EMBEDDED, EnergyModel, EnergyTable, Level, NetworkEnergy, network_energy
 from dovetail.runtime import Artefact, to_torch
+from dovetail.runtime.grids import weight_codes
 from dovetail.targets.target import Cost, How, Inputs, Quantity, Target
 from dovetail.workload import trace
 
@@ -42,6 +44,7 @@ class EnergyTarget(Target):
             skip_zero_activations=self.skip_zero_activations,
         )
         workload = trace(to_torch(artefact), torch.from_numpy(inputs[:1])).with_weights(artefact.tensors)
+        workload = workload.with_integers(*_widths(artefact))
         energy = network_energy(workload, model)
         high = network_energy(workload, dataclasses.replace(model, table=table.high()))
         return Cost(
@@ -63,7 +66,7 @@ class EnergyTarget(Target):
         return {
             "model": "compulsory traffic and operations of one inference, a lower bound",
             "prices": f"{table.name} ({table.process}{scale}), {memory}",
-            "arithmetic": f"{self.arithmetic} multiplications and additions",
+            "arithmetic": f"{self.arithmetic}, or integers where weights and what layers read are quantised",
             "skipped": f"operations with zero {' or '.join(skipped)}" if skipped else "nothing",
             "memories": ", ".join(level.name for level in self.levels),
             "assumed": "weights that fit on the chip stay there between inferences; decoding is free",
@@ -71,6 +74,22 @@ class EnergyTarget(Target):
             "spread": "the published range of a DRAM access",
             "validated against": "the energy ladder of EIE (Han et al., ISCA 2016), within 2x a rung",
         }
+
+
+def _widths(artefact: Artefact) -> tuple[dict[str, int], dict[str, int]]:
+    """By the names of the weights whose values are evenly spaced: their bits, and those of what their layers read."""
+    weights = {
+        name: int(max(1, found[0].max(initial=0), -1 - found[0].min(initial=0))).bit_length() + 1
+        for name, tensor in artefact.tensors.items()
+        if (found := weight_codes(tensor)) is not None
+    }
+    read = {name: int(row["bits"]) for name in weights if (row := _activation(artefact, name)) is not None}
+    return weights, read
+
+
+def _activation(artefact: Artefact, weight: str) -> Mapping[str, Any] | None:
+    row = artefact.activations.get(weight.rpartition(".")[0])
+    return row if isinstance(row, dict) else None
 
 
 def _breakdown(energy: NetworkEnergy) -> dict[str, dict[str, float]]:

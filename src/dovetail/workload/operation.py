@@ -35,8 +35,8 @@ class Operand:
     """One tensor that an operation reads or writes.
 
     `name` is the tensor's name in the state_dict, "" for an activation; `bits` is the width of one element as it is
-    computed with; `density` is the measured fraction of nonzero elements; `stored_bits` is what the whole operand
-    takes where it is kept in a storage format, None where it is kept as it is computed with.
+    computed with, an integer if `integer`; `density` is the measured fraction of nonzero elements; `stored_bits` is
+    what the whole operand takes where it is kept in a storage format, None where it is kept as it is computed with.
     """
 
     role: Role
@@ -45,6 +45,7 @@ class Operand:
     bits: int
     density: float
     stored_bits: int | None = None
+    integer: bool = False
 
     @property
     def elements(self) -> int:

@@ -128,6 +128,27 @@ class Workload:
         )
         return Workload(operations, tuple(keep(constant) for constant in self.constants))
 
+    def with_integers(self, weights: Mapping[str, int], inputs: Mapping[str, int]) -> Workload:
+        """This workload computed with integers of so many bits: of the named weights, and of what they multiply.
+
+        `inputs` are by the weight's name too. What such an operation writes is then taken as wide as what it reads,
+        for the next one reads it so.
+        """
+
+        def computed(operation: Operation) -> Operation:
+            name = next((w.name for w in operation.with_role("weight") if w.name in weights), None)
+            if name is None:
+                return operation
+            widths = {"weight": weights[name]}
+            if name in inputs:
+                widths |= {"input": inputs[name], "output": inputs[name]}
+            operands = (
+                replace(o, bits=widths[o.role], integer=True) if o.role in widths else o for o in operation.operands
+            )
+            return replace(operation, operands=tuple(operands))
+
+        return Workload(tuple(map(computed, self.operations)), self.constants)
+
     def _operands(self) -> Iterable[tuple[Operation, Operand]]:
         return ((operation, operand) for operation in self.operations for operand in operation.operands)
 
