@@ -55,13 +55,7 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
     rewriter.editor.fold_numbers()
     rewriter.pools(_ranks(model))
     roundings = find_roundings(rewriter.editor)
-    for _, group in groupby(
-        sorted(
-            roundings,
-            key=_place,
-        ),
-        key=_place,
-    ):
+    for _, group in groupby(sorted(roundings, key=_place), key=_place):
         rewriter.activation(list(group))
     names = [name for node in list(rewriter.editor.nodes) if (name := rewriter.layer(node)) is not None]
     if not names:
