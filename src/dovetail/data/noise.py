@@ -13,6 +13,8 @@ from dovetail.data.dataset import Dataset, Split
 from dovetail.data.task import CloseOutputs
 
 COUNTS = {"train": 16, "validation": 16, "test": 32}
+LIKE = 125
+"""As many from which the ranges of layers' inputs are taken."""
 COARSEST = 4
 """Sides, in cells, of the coarsest octave of an image."""
 
@@ -56,6 +58,11 @@ def smooth_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Ten
         octave = torch.randn((1, channels, *sides), generator=generator)
         image += functional.interpolate(octave, (height, width), mode="bilinear", align_corners=False)
     return ((image - image.mean()) / image.std().clamp_min(1e-6))[0]
+
+
+def noise_like(example: Tensor, count: int = LIKE, seed: int = 0) -> Tensor:
+    """Noise (count, ...) of the shape of `example` (1, ...)."""
+    return NoiseSplit(tuple(example.shape[1:]), count, seed).batch(torch.arange(count))[0]
 
 
 def channels_come_last(shape: tuple[int, ...]) -> bool:

@@ -29,12 +29,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dovetail.data.noise import noise_like
 from dovetail.errors import DataError
 from dovetail.methods.constraint import constrain
 from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
 from dovetail.methods.quantize.fixed_point_grid import LONGEST, ROUNDINGS, FixedPointGrid
 from dovetail.methods.quantize.fold_norms import Statistics, fold, foldable, normalizing
-from dovetail.methods.quantize.noise import noise_like
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.quantize.reading import REAL
 from dovetail.methods.watching import before_layers, require_finite

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dovetail.data.noise import noise_like
 from dovetail.methods.constraint import constrain
 from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
 from dovetail.methods.quantize.bias_correction import correct
@@ -35,7 +36,6 @@ from dovetail.methods.quantize.calibration import RULES, clipped_range, grid, qu
 from dovetail.methods.quantize.equalization import equalize, pairs
 from dovetail.methods.quantize.fold_norms import Layer, Statistics, bias_of, fold, foldable, normalizing
 from dovetail.methods.quantize.mixed import chosen_bits
-from dovetail.methods.quantize.noise import noise_like
 from dovetail.methods.quantize.observation import Seen, observe
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.quantize.rounding import adapt
