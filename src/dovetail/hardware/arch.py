@@ -1,0 +1,220 @@
+"""What a chip is, as data: an array of processing elements, the memories around it, and what everything costs.
+
+A chip is read from TOML (`chips/*.toml` are those that come with the package, `Chip.load` reads any other). Nothing has
+a silent default that could price or place something: an action without an energy is an error that names it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from dovetail.errors import TargetError
+from dovetail.hardware.layer import OPERANDS, Loop, Operand
+
+CHIPS = Path(__file__).parent / "chips"
+
+Status = Literal["read", "derived", "memory", "assumed"]
+"""How a number is known: seen in its source; arithmetic on numbers that were; from memory, unchecked; chosen by us."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where numbers come from: `keys` of one table, or all of it where none is named."""
+
+    says: str
+    status: Status
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension:
+    """One dimension of the array: so many processing elements, over which the loops in `unroll` may be spread.
+
+    An operand that is the same for all elements along the dimension reaches them as `links` says: by one broadcast
+    ("multicast", of inputs and weights; "reduce" for outputs, which are summed on their way), handed from neighbour to
+    neighbour ("forward", both ways), or not at all ("none": each element has a transfer of its own). An input that
+    neighbours share along a diagonal (rows of a convolution) is one transfer too, unless the link is "none".
+    `hop_picojoules` is what moving one bit by one element along this dimension costs.
+    """
+
+    name: str
+    size: int
+    unroll: tuple[Loop, ...]
+    links: Mapping[Operand, Literal["multicast", "reduce", "forward", "none"]] = field(
+        default_factory=lambda: {"I": "multicast", "W": "multicast", "O": "reduce"}
+    )
+    hop_picojoules: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """One memory, or one of as many equal ones as the array dimensions in `per` have elements.
+
+    `bytes` is what one instance holds (None: unlimited, the outermost only), shared by its `operands`; if
+    `double_buffered`, tiles may take half of it, for the next one arrives meanwhile. Bandwidths are bits per cycle and
+    instance (None: no limit); with `shared_port` reads and writes share `read_bandwidth`. Energies are for `width_bits`
+    moved. `compressed` names the operands it keeps without their zeros: density then shrinks what is moved and held.
+    """
+
+    name: str
+    operands: tuple[Operand, ...]
+    bytes: int | None = None
+    per: tuple[str, ...] = ()
+    width_bits: int
+    read_bandwidth: float | None = None
+    write_bandwidth: float | None = None
+    shared_port: bool = False
+    double_buffered: bool = False
+    read_picojoules: float | None = None
+    write_picojoules: float | None = None
+    compressed: tuple[Operand, ...] = ()
+    source: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationEnergy:
+    """What one multiply-accumulate of `input_bits` by `weight_bits` costs: energy, and cycles of one element."""
+
+    input_bits: int
+    weight_bits: int
+    picojoules: float | None = None
+    cycles: float = 1.0
+    source: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """The processing elements: the multiply-accumulates they can do, and what they make of zeros.
+
+    A layer is computed by the cheapest operation that is wide enough for it. Partial sums have `sum_bits`. With `gates`
+    an operation is not done (but its cycle is spent) where that operand is zero, with `skips` it takes no time either.
+    """
+
+    operation: tuple[OperationEnergy, ...]
+    sum_bits: int
+    gates: tuple[Operand, ...] = ()
+    skips: tuple[Operand, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """A digital accelerator.
+
+    `kind` names the model that reads it: "spatial" (loops unrolled over an array, mapped by search), "systolic"
+    (`settings.dataflow`), or one of a particular chip. `memory` runs from the innermost to the outermost; an operand
+    passes through those that list it. `settings` are for the model of its kind alone. `idle_milliwatts` are drawn all
+    the time. `source` has one entry for every number that is not in a table with a source of its own.
+    """
+
+    name: str
+    title: str
+    kind: str
+    clock_mhz: float
+    node_nm: float
+    area_mm2: float | None = None
+    idle_milliwatts: float = 0.0
+    dimension: tuple[Dimension, ...]
+    arithmetic: Arithmetic
+    memory: tuple[Memory, ...]
+    source: tuple[Source, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise TargetError(f"Chip {self.name!r}: {problem}")
+
+    @classmethod
+    def load(cls, name: str | Path) -> Chip:
+        """The chip shipped under `name`, or the one in the TOML file at a path that ends in .toml.
+
+        Raises:
+            TargetError: there is none, or something in it is missing, unknown or contradictory; it names the key.
+        """
+        path = Path(name) if str(name).endswith(".toml") else CHIPS / f"{name}.toml"
+        if not path.is_file():
+            raise TargetError(f"There is no chip {str(name)!r}: name a .toml file or one of {', '.join(chip_names())}")
+        try:
+            return msgspec.convert(tomllib.loads(path.read_text()), cls, strict=True)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+            raise TargetError(f"Chip file {path}: {error}") from error
+
+    @property
+    def elements(self) -> int:
+        """Processing elements."""
+        return math.prod(dimension.size for dimension in self.dimension)
+
+    @property
+    def peak_macs_per_second(self) -> float:
+        """With every element busy at the widest rate it has."""
+        fastest = min(operation.cycles for operation in self.arithmetic.operation)
+        return self.elements / fastest * self.clock_mhz * 1e6
+
+    def chain(self, operand: Operand) -> tuple[Memory, ...]:
+        """The memories an operand passes through, from the processing element outwards."""
+        return tuple(memory for memory in self.memory if operand in memory.operands)
+
+    def instances(self, memory: Memory) -> int:
+        """How many there are of a memory."""
+        return math.prod(dimension.size for dimension in self.dimension if dimension.name in memory.per)
+
+
+def chip_names() -> tuple[str, ...]:
+    """The chips that come with the package."""
+    return tuple(sorted(file.stem for file in CHIPS.glob("*.toml")))
+
+
+def _problems(chip: Chip) -> list[str]:
+    """What contradicts itself, in the order in which it should be put right."""
+    found = []
+    if not chip.clock_mhz > 0:
+        found.append(f"clock_mhz is a positive number, got {chip.clock_mhz}")
+    names = Counter([*(dimension.name for dimension in chip.dimension), *(memory.name for memory in chip.memory)])
+    found += [f"two parts are called {name!r}; give each a name of its own" for name, n in names.items() if n > 1]
+    known = {dimension.name for dimension in chip.dimension}
+    for dimension in chip.dimension:
+        if dimension.size < 1:
+            found.append(f"dimension {dimension.name!r}: size is at least 1, got {dimension.size}")
+    for memory in chip.memory:
+        found += [f"memory {memory.name!r}: {problem}" for problem in _memory_problems(memory, known)]
+    for operand in OPERANDS:
+        chain = chip.chain(operand)
+        if not chain:
+            found.append(f"no memory holds operand {operand}; add it to the operands of one")
+        elif chain[-1].bytes is not None:
+            found.append(f"the outermost memory of operand {operand}, {chain[-1].name!r}, must be unlimited: no bytes")
+        for inner, outer in itertools.pairwise(chain):
+            if inner.bytes is None:
+                found.append(f"memory {inner.name!r} is not the outermost of operand {operand} and needs bytes")
+            if not set(outer.per) <= set(inner.per):
+                found.append(f"memory {outer.name!r} lies outside {inner.name!r} but has more instances: check `per`")
+    return found
+
+
+def _memory_problems(memory: Memory, dimensions: set[str]) -> list[str]:
+    found = [f"per names dimension {name!r}, which is none" for name in memory.per if name not in dimensions]
+    if not memory.operands:
+        found.append("operands is empty; name at least one of I, W, O")
+    if memory.bytes is not None and memory.bytes < 1:
+        found.append(f"bytes is at least 1, or left out for unlimited, got {memory.bytes}")
+    if memory.width_bits < 1:
+        found.append(f"width_bits is at least 1, got {memory.width_bits}")
+    for name in ("read_bandwidth", "write_bandwidth"):
+        bandwidth = getattr(memory, name)
+        if bandwidth is not None and not bandwidth > 0:
+            found.append(f"{name} is a positive number of bits a cycle, or left out for no limit, got {bandwidth}")
+    for name in ("read_picojoules", "write_picojoules"):
+        price = getattr(memory, name)
+        if price is not None and price < 0:
+            found.append(f"{name} is not negative, got {price}")
+    if memory.shared_port and memory.write_bandwidth is not None:
+        found.append("with shared_port, writes share read_bandwidth: leave out write_bandwidth")
+    return found
