@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "dovetail"
 ORDER = (
     "errors",
     "optional",
+    "keys",
     "formats",
     "workload",
     "kernels",

@@ -86,7 +86,7 @@ def test_the_packages_recipes_are_sound(name: str) -> None:
         ("magnitude", "magnitud", r"mine.toml, line 6: step 1, key 'method': 'magnitud' is unknown; .*'magnitude'"),
         ("sparsity =", "sparsty =", r"line 7: step 1, key 'sparsty': is unknown; did you mean 'sparsity'"),
         ("0.8", "8", r"line 7: step 1, key 'sparsity': magnitude.sparsity must be a fraction in \[0, 1\), got 8"),
-        ("0.8", '"most"', r"line 7: step 1, key 'sparsity': Expected `float`, got `str`"),
+        ("0.8", '"most"', r"line 7: step 1, key 'sparsity': must be a number, got 'most'"),
         ("0.9", "0.0", r"line 8: step 1, key 'keep': magnitude.keep.conv1 must be a fraction in \(0, 1\], got 0.0"),
         ("epochs = 2", "epochs = -2", r"line 11: step 1.training, key 'epochs': .*is a whole number >= 0"),
         ("learning_rate", "lr", r"line 12: step 1.training, key 'lr': is unknown"),
@@ -142,9 +142,9 @@ def test_a_budget_is_a_table() -> None:
         ("{ macs = 3 }", r"line 4: step 1, key 'budget': budget.macs must be a fraction in \(0, 1\), got 3"),
         ("{ macs = 0.3, params = 0.2 }", r"line 4: step 1, key 'budget': a budget is one of macs, params and latency"),
         ("{ }", r"line 4: step 1, key 'budget': a budget is one of .*got none"),
-        ("{ mac = 0.3 }", r"line 4: step 1, key 'mac': is unknown; did you mean 'macs'"),
-        ('{ macs = "less" }', r"line 4: step 1, key 'budget.macs': Expected"),
-        ("0.3", r"line 4: step 1, key 'budget': Expected"),
+        ("{ mac = 0.3 }", r"line 4: step 1, key 'budget.mac': is unknown; did you mean 'macs'"),
+        ('{ macs = "less" }', r"line 4: step 1, key 'budget.macs': must be a number"),
+        ("0.3", r"line 4: step 1, key 'budget': must be a table"),
     ],
 )
 def test_a_wrong_budget_is_named_with_its_line(budget: str, message: str) -> None:

@@ -21,14 +21,15 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import msgspec
 
+from dovetail import keys
 from dovetail.errors import RecipeError
 from dovetail.methods import METHODS, Method
 from dovetail.methods.budget import Budget
@@ -253,7 +254,7 @@ class _Reader:
         if method_name is None:
             raise self.error(where, "method", f"is missing; the methods are {', '.join(METHODS)}")
         if method_name not in METHODS:
-            raise self.error(where, "method", f"{method_name!r} is unknown{_hint(str(method_name), METHODS)}")
+            raise self.error(where, "method", f"{method_name!r} is unknown{keys.hint(str(method_name), METHODS)}")
         method = self.build(METHODS[method_name], settings, where)
         if training is None:
             return RecipeStep(method=method)
@@ -262,22 +263,18 @@ class _Reader:
         return RecipeStep(method=method, training=self.build(Training, training, f"{where}.training"))
 
     def build(self, kind: type[T], settings: Mapping[str, Any], where: str) -> T:
-        self.refuse_unknown(settings, tuple(field.name for field in fields(kind)), where)  # type: ignore[arg-type]
-        for key, inner in _tables(kind):
-            if isinstance(value := settings.get(key), dict):
-                self.refuse_unknown(value, tuple(field.name for field in fields(inner)), where)
+        for path, reason in keys.problems(settings, kind):
+            raise self.error(where, path, reason)
         try:
             return msgspec.convert(settings, kind)
         except msgspec.ValidationError as error:
             reason = str(error).split(" - at ")[0]
-            path = re.search(r"`\$\.?([\w.]*)", str(error))
-            key = path.group(1) if path and path.group(1) else _mentioned(reason, settings)
-            raise self.error(where, key, reason) from error
+            raise self.error(where, _mentioned(reason, settings), reason) from error
 
     def refuse_unknown(self, table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         for key in table:
             if key not in known:
-                raise self.error(where, key, f"is unknown{_hint(key, known)}")
+                raise self.error(where, key, f"is unknown{keys.hint(key, known)}")
 
     def error(self, where: str, key: str, reason: str) -> RecipeError:
         line = self.line_of(where, key)
@@ -297,16 +294,6 @@ class _Reader:
         return table_line
 
 
-def _tables(kind: type) -> Iterable[tuple[str, Any]]:
-    """The fields of a dataclass that are dataclasses themselves: tables in TOML, such as a budget."""
-    return ((key, hint) for key, hint in get_type_hints(kind).items() if isinstance(hint, type) and is_dataclass(hint))
-
-
 def _mentioned(reason: str, settings: Mapping[str, Any]) -> str:
     """The key that a message of a dataclass's own check ("magnitude.sparsity must be ...") speaks of."""
     return next((key for key in settings if re.search(rf"\b{key}\b", reason)), next(iter(settings), ""))
-
-
-def _hint(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"

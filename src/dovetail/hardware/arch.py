@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from dovetail import keys
 from dovetail.errors import TargetError
 from dovetail.hardware.layer import OPERANDS, Loop, Operand
+from dovetail.hardware.sources import unsourced
 
 CHIPS = Path(__file__).parent / "chips"
 
@@ -28,7 +31,7 @@ Status = Literal["read", "derived", "memory", "assumed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where numbers come from: `keys` of one table, or all of it where none is named."""
+    """Where numbers come from: those called `keys` in the table it stands in, or all of them where none is named."""
 
     says: str
     status: Status
@@ -112,7 +115,8 @@ class Chip:
     `kind` names the model that reads it: "spatial" (loops unrolled over an array, mapped by search), "systolic"
     (`settings.dataflow`), or one of a particular chip. `memory` runs from the innermost to the outermost; an operand
     passes through those that list it. `settings` are for the model of its kind alone. `idle_milliwatts` are drawn all
-    the time. `source` has one entry for every number that is not in a table with a source of its own.
+    the time. `source` speaks of every number that a source of its own table does not speak of. `validated` says in
+    words which published figures the model reproduces with this file.
     """
 
     name: str
@@ -127,6 +131,7 @@ class Chip:
     memory: tuple[Memory, ...]
     source: tuple[Source, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    validated: str = ""
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -143,8 +148,8 @@ class Chip:
         if not path.is_file():
             raise TargetError(f"There is no chip {str(name)!r}: name a .toml file or one of {', '.join(chip_names())}")
         try:
-            return msgspec.convert(tomllib.loads(path.read_text()), cls, strict=True)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+            return parse(path.read_text("utf-8"))
+        except (TargetError, UnicodeDecodeError) as error:
             raise TargetError(f"Chip file {path}: {error}") from error
 
     @property
@@ -172,49 +177,111 @@ def chip_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in CHIPS.glob("*.toml")))
 
 
-def _problems(chip: Chip) -> list[str]:
+def parse(text: str) -> Chip:
+    """The chip that a TOML file describes.
+
+    Raises:
+        TargetError: a key is unknown, missing, given twice, of another type or without a source, or two contradict.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(_not_toml(str(error), text)) from error
+    for where, reason in (*keys.problems(tables, Chip), *unsourced(tables)):
+        raise TargetError(f"{where} {reason}")
+    try:
+        return msgspec.convert(tables, Chip)
+    except msgspec.ValidationError as error:  # what __post_init__ said
+        raise TargetError(str(error.__cause__ or error)) from error
+
+
+def _not_toml(reason: str, text: str) -> str:
+    """The parser's reason, with the line it speaks of; keys given twice are what it cannot overwrite."""
+    line = re.search(r"at line (\d+)", reason)
+    shown = f": {text.splitlines()[int(line[1]) - 1].strip()}" if line and int(line[1]) <= text.count("\n") + 1 else ""
+    return f"{reason.replace('Cannot overwrite a value', 'a key is given twice')}{shown}"
+
+
+def _problems(chip: Chip) -> Iterator[str]:
     """What contradicts itself, in the order in which it should be put right."""
-    found = []
-    if not chip.clock_mhz > 0:
-        found.append(f"clock_mhz is a positive number, got {chip.clock_mhz}")
+    for name in ("clock_mhz", "node_nm", "area_mm2"):
+        value = getattr(chip, name)
+        if value is not None and not value > 0:
+            yield f"{name} is a positive number, got {value}"
+    if not chip.idle_milliwatts >= 0:
+        yield f"idle_milliwatts is not negative, got {chip.idle_milliwatts}"
     names = Counter([*(dimension.name for dimension in chip.dimension), *(memory.name for memory in chip.memory)])
-    found += [f"two parts are called {name!r}; give each a name of its own" for name, n in names.items() if n > 1]
+    yield from (f"two parts are called {name!r}; give each a name of its own" for name, n in names.items() if n > 1)
     known = {dimension.name for dimension in chip.dimension}
+    yield from _arithmetic_problems(chip.arithmetic)
     for dimension in chip.dimension:
-        if dimension.size < 1:
-            found.append(f"dimension {dimension.name!r}: size is at least 1, got {dimension.size}")
+        yield from (f"dimension {dimension.name!r}: {problem}" for problem in _dimension_problems(dimension))
     for memory in chip.memory:
-        found += [f"memory {memory.name!r}: {problem}" for problem in _memory_problems(memory, known)]
+        yield from (f"memory {memory.name!r}: {problem}" for problem in _memory_problems(memory, known))
     for operand in OPERANDS:
-        chain = chip.chain(operand)
-        if not chain:
-            found.append(f"no memory holds operand {operand}; add it to the operands of one")
-        elif chain[-1].bytes is not None:
-            found.append(f"the outermost memory of operand {operand}, {chain[-1].name!r}, must be unlimited: no bytes")
-        for inner, outer in itertools.pairwise(chain):
-            if inner.bytes is None:
-                found.append(f"memory {inner.name!r} is not the outermost of operand {operand} and needs bytes")
-            if not set(outer.per) <= set(inner.per):
-                found.append(f"memory {outer.name!r} lies outside {inner.name!r} but has more instances: check `per`")
-    return found
+        yield from _chain_problems(chip.chain(operand), operand)
 
 
-def _memory_problems(memory: Memory, dimensions: set[str]) -> list[str]:
-    found = [f"per names dimension {name!r}, which is none" for name in memory.per if name not in dimensions]
+def _arithmetic_problems(arithmetic: Arithmetic) -> Iterator[str]:
+    if not arithmetic.operation:
+        yield "arithmetic.operation is empty; name at least one, with its input_bits and weight_bits"
+    for operation in arithmetic.operation:
+        widths = operation.input_bits, operation.weight_bits
+        if min(widths) < 1:
+            yield f"an operation multiplies at least 1 bit by 1, got {widths[0]} by {widths[1]}"
+        if not operation.cycles > 0:
+            yield f"cycles of an operation is a positive number, got {operation.cycles}"
+        if arithmetic.sum_bits < max(widths):
+            yield f"sum_bits is {arithmetic.sum_bits}, less than the {max(widths)} bits of what is multiplied"
+    prices = ((f"an operation of {o.input_bits} by {o.weight_bits} bits", o.picojoules) for o in arithmetic.operation)
+    yield from _negative(prices)
+
+
+def _dimension_problems(dimension: Dimension) -> Iterator[str]:
+    if dimension.size < 1:
+        yield f"size is at least 1, got {dimension.size}"
+    for operand in OPERANDS:
+        allowed = ("reduce" if operand == "O" else "multicast", "forward", "none")
+        if (link := dimension.links.get(operand)) not in allowed:
+            yield f"links.{operand} is one of {', '.join(allowed)}, got {link or 'nothing'}"
+    yield from _negative([("hop_picojoules", dimension.hop_picojoules)])
+
+
+def _memory_problems(memory: Memory, dimensions: set[str]) -> Iterator[str]:
+    yield from (f"per names dimension {name!r}, which is none" for name in memory.per if name not in dimensions)
     if not memory.operands:
-        found.append("operands is empty; name at least one of I, W, O")
-    if memory.bytes is not None and memory.bytes < 1:
-        found.append(f"bytes is at least 1, or left out for unlimited, got {memory.bytes}")
+        yield "operands is empty; name at least one of I, W, O"
     if memory.width_bits < 1:
-        found.append(f"width_bits is at least 1, got {memory.width_bits}")
+        yield f"width_bits is at least 1, got {memory.width_bits}"
+    if memory.bytes is not None and 8 * memory.bytes < memory.width_bits:
+        yield f"bytes is {memory.bytes}, which does not hold one word of width_bits = {memory.width_bits}"
     for name in ("read_bandwidth", "write_bandwidth"):
         bandwidth = getattr(memory, name)
         if bandwidth is not None and not bandwidth > 0:
-            found.append(f"{name} is a positive number of bits a cycle, or left out for no limit, got {bandwidth}")
-    for name in ("read_picojoules", "write_picojoules"):
-        price = getattr(memory, name)
-        if price is not None and price < 0:
-            found.append(f"{name} is not negative, got {price}")
+            yield f"{name} is a positive number of bits a cycle, or left out for no limit, got {bandwidth}"
+    yield from _negative((name, getattr(memory, name)) for name in ("read_picojoules", "write_picojoules"))
     if memory.shared_port and memory.write_bandwidth is not None:
-        found.append("with shared_port, writes share read_bandwidth: leave out write_bandwidth")
-    return found
+        yield "with shared_port, writes share read_bandwidth: leave out write_bandwidth"
+    yield from (
+        f"compressed names operand {operand}, which it does not hold"
+        for operand in memory.compressed
+        if operand not in memory.operands
+    )
+
+
+def _chain_problems(chain: tuple[Memory, ...], operand: Operand) -> Iterator[str]:
+    if not chain:
+        yield f"no memory holds operand {operand}; add it to the operands of one"
+    elif chain[-1].bytes is not None:
+        yield f"the outermost memory of operand {operand}, {chain[-1].name!r}, must be unlimited: leave out its bytes"
+    for inner, outer in itertools.pairwise(chain):
+        if inner.bytes is None:
+            yield f"memory {inner.name!r} is not the outermost of operand {operand} and needs bytes"
+        if not set(outer.per) <= set(inner.per):
+            yield f"memory {outer.name!r} lies outside {inner.name!r} but has more instances: check `per`"
+
+
+def _negative(prices: Iterable[tuple[str, float | None]]) -> Iterator[str]:
+    for name, price in prices:
+        if price is not None and not price >= 0:
+            yield f"{name} costs no negative energy, got {price}"

@@ -18,6 +18,9 @@ from dovetail.hardware.arch import Chip, OperationEnergy
 from dovetail.hardware.layer import Layer, Operand
 from dovetail.hardware.mapping import Mapping
 
+Objective = Literal["energy", "latency", "edp"]
+"""What the best mapping has least of: energy, cycles, or their product."""
+
 ARITHMETIC = "arithmetic"
 IDLE = "idle"
 
