@@ -45,7 +45,8 @@ def freeze(
     """The network as it is at inference, as an artefact.
 
     model: a module from one tensor to one tensor, with the constraints that methods put on it; it is left alone.
-    example: an input (N, ...), N at least 1. The artefact takes any N.
+    example: an input (N, ...), N at least 1. The artefact takes any N, in float32; or in int64 if the example is of
+        whole numbers, such as the indices that an embedding takes.
     layouts: how to store the tensors named (names of the state_dict), over what their constraints say; all other
         floating-point tensors are stored as `remaining` ("float32", "float16" or "bfloat16"). A tensor that the output
         does not depend on is left out.
@@ -78,8 +79,9 @@ def _plain_copy(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _batch(example: Tensor, count: int) -> Tensor:
-    """`count` inputs, the example's over and over."""
-    return example.detach().cpu().float()[torch.arange(count) % len(example)]
+    """`count` inputs, the example's over and over: float32, or int64 where they are whole numbers."""
+    kind = torch.float32 if example.is_floating_point() else torch.int64
+    return example.detach().cpu().to(kind)[torch.arange(count) % len(example)]
 
 
 def _run(model: nn.Module, batch: Tensor) -> Tensor:

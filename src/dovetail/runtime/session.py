@@ -28,6 +28,9 @@ _REFUSALS = (
 )
 """What ONNX Runtime raises at a model or an input that it does not take; they share no base but Exception."""
 
+INPUT_TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
+"""What a network may read, as ONNX Runtime calls it: numbers, or indices into a table."""
+
 
 def assemble(artefact: Artefact) -> ModelProto:
     """The artefact as a standard ONNX model: its graph, with every tensor decoded to a float32 initialiser.
@@ -60,12 +63,15 @@ class Session:
             self._input_name, sides = entry.name, entry.shape
         except _REFUSALS as error:
             raise ArtefactError(f"ONNX Runtime does not take the artefact's graph: {_first_line(error)}.") from None
+        if entry.type not in INPUT_TYPES:
+            raise ArtefactError(f"The artefact's network should read {' or '.join(INPUT_TYPES)}, not {entry.type}.")
         self.artefact = artefact
+        self.input_type = INPUT_TYPES[entry.type]
         self.input_shape: tuple[int | None, ...] = tuple(side if isinstance(side, int) else None for side in sides[1:])
         """Shape of one input, without the batch; None where any size will do."""
 
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[Any]:
-        """The network's output for a batch of inputs (N, *input_shape), float32; every N from 1 up.
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The network's output for a batch of inputs (N, *input_shape) of `input_type`; every N from 1 up.
 
         Raises DovetailError on another shape or type.
         """
@@ -77,15 +83,15 @@ class Session:
         assert isinstance(output, np.ndarray)
         return output
 
-    def _check(self, x: NDArray[np.float32]) -> None:
+    def _check(self, x: NDArray[Any]) -> None:
         sides = ", ".join(["N", *(str(side or "any") for side in self.input_shape)])
-        expected = f"float32 of shape ({sides}), N at least 1"
+        expected = f"{self.input_type} of shape ({sides}), N at least 1"
         if not isinstance(x, np.ndarray):
             raise DovetailError(f"A session's input should be a numpy array, {expected}; got {type(x).__name__}.")
         fits = x.ndim == 1 + len(self.input_shape) and all(
             side in (None, given) for side, given in zip(self.input_shape, x.shape[1:], strict=True)
         )
-        if not fits or x.dtype != np.float32 or not len(x):
+        if not fits or x.dtype != self.input_type or not len(x):
             raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
 
 
