@@ -26,6 +26,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "8 bits": lambda: quantise(chain()),
     "8 bits, signed": lambda: quantise(chain(), symmetric=True),
     "weights of 3, activations of 5": lambda: quantise(chain(), 3, 5),
+    "weights of 4": lambda: quantise(chain(), 4),
     "sums too": lambda: quantise(residual(), outputs=("0", "1.bn2", "1")),
     "inputs of layers only": lambda: quantise(residual()),
 }

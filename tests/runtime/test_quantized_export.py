@@ -23,12 +23,14 @@ from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, Session, assemble, export_onnx, to_qdq
 from dovetail.runtime.editing import Editor
 from dovetail.runtime.grids import find_roundings, weight_codes
+from dovetail.runtime.qdq import INT4
 
 SUMS = ("0", "1.bn2", "1")
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "8 bits": lambda: quantise(chain()),
     "8 bits, signed": lambda: quantise(chain(), symmetric=True),
     "weights of 3, activations of 5": lambda: quantise(chain(), 3, 5),
+    "weights of 4": lambda: quantise(chain(), 4),
     "sums too": lambda: quantise(residual(), outputs=SUMS),
 }
 
@@ -72,7 +74,7 @@ class TestTheWholeNetwork:
         assert sorted(names) == sorted(f"{path}.weight" for path in layers)
         stored = {t.name: numpy_helper.to_array(t) for t in exported.graph.initializer}
         for name in names:
-            assert stored[f"{name}_code"].dtype == np.int8 and name not in stored
+            assert stored[f"{name}_code"].dtype in (np.int8, INT4) and name not in stored
 
     def test_onnx_runtime_fuses_every_layer(self, pair: tuple[nn.Module, Artefact], tmp_path: Path) -> None:
         exported, names = to_qdq(pair[1])
@@ -86,6 +88,19 @@ def test_sums_are_fused_where_all_is_quantised(tmp_path: Path) -> None:
     exported, _ = to_qdq(frozen(quantise(residual(), outputs=SUMS)))
     run(exported, X.numpy(), tmp_path / "optimised.onnx")
     assert operators(tmp_path / "optimised.onnx")["QLinearAdd"] == 1
+
+
+def test_weights_of_four_bits_take_four_in_the_file_and_fuse_all_the_same() -> None:
+    """What runtimes make of them when they load them is the bytes of the same network."""
+    artefact = frozen(quantise(chain(), 4))
+    exported, names = to_qdq(artefact)
+    assert next(entry.version for entry in exported.opset_import if not entry.domain) >= 21
+    stored = {tensor.name: tensor for tensor in exported.graph.initializer}
+    for name in names:
+        code, numbers = stored[f"{name}_code"], int(np.prod(artefact.tensors[name].shape))
+        assert code.data_type == onnx.TensorProto.INT4 and len(code.raw_data) == (numbers + 1) // 2
+    step = 4e-3  # far less than a code of the last activation makes of the outputs
+    np.testing.assert_allclose(run(exported, X.numpy()), Session(artefact)(X.numpy()), atol=step)
 
 
 class TestExport:

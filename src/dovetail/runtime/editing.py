@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
 from typing import Any
 
@@ -122,6 +122,14 @@ class Editor:
         name = next(name for name in chain([hint], (f"{hint}_{i}" for i in count(1))) if name not in self._taken)
         self._taken.add(name)
         return name
+
+
+def computed(node: NodeProto, constants: Mapping[str, Array]) -> Array | None:
+    """What a cast or product of constants comes to; None of other nodes."""
+    if node.op_type not in ("Cast", "Mul") or any(name not in constants for name in node.input):
+        return None
+    (result,) = ReferenceEvaluator(node).run(None, {name: constants[name] for name in node.input})
+    return np.asarray(result)
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:

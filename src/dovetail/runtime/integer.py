@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from dovetail.errors import ModelError
-from dovetail.runtime.editing import attribute, per_output
+from dovetail.runtime.editing import attribute, computed, per_output
 from dovetail.runtime.steps import (
     WORD,
     Clamp,
@@ -142,6 +142,9 @@ class _Compiler:
         }  # fmt: skip
 
     def read(self, node: NodeProto) -> None:
+        if (constant := computed(node, self.constants)) is not None:  # weights of few bits become bytes
+            self.constants[node.output[0]] = constant
+            return
         if node.op_type not in self.readers:
             raise ModelError(
                 f"{node.op_type} has no integer arithmetic here, only {', '.join(sorted(self.readers))} have; run the "

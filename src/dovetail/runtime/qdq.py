@@ -24,7 +24,7 @@ from itertools import groupby
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.editing import Array, Editor, attribute, per_output
@@ -39,6 +39,12 @@ LARGEST = 2**31 - 1
 
 SAFE = 63
 """Weight codes up to which two products with unsigned bytes fit in 16 bits."""
+
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+"""Codes from -8 to 7."""
+
+INT4_OPSET = 21
+"""The first ONNX operator set with INT4; what exported networks use means the same as in the one before it."""
 
 FINE = 2.0**24
 """Steps that a bias is given where there is no accumulator to fit."""
@@ -61,6 +67,10 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
     if not names:
         return assemble(artefact), []
     rewriter.editor.finish()
+    if any(tensor.data_type == TensorProto.INT4 for tensor in model.graph.initializer):
+        for entry in model.opset_import:
+            if not entry.domain:
+                entry.version = max(entry.version, INT4_OPSET)
     return model, names
 
 
@@ -194,10 +204,24 @@ class _Rewriter:
             end = reader.output[0]
         return end, factor, shift
 
+    def codes(self, codes: Array, name: str) -> str:
+        """The name of codes, which are stored in four bits where those hold them, or them over a power of two."""
+        editor, common = self.editor, np.gcd.reduce(codes, axis=None)
+        factor = max(int(common & -common), 1)  # what codes of few bits were spread by, at least
+        few = codes // factor
+        if codes.dtype != np.int8 or few.min() < -8 or few.max() > 7:
+            return editor.constant(codes, f"{name}_code")
+        code = editor.constant(few.astype(INT4), f"{name}_code")
+        if factor > 1:
+            wide = editor.add("Cast", [code], f"{name}_wide", to=TensorProto.INT32)
+            factors = editor.constant(np.asarray(factor, np.int32), f"{name}_factor")
+            code = editor.add("Mul", [wide, factors], f"{name}_spread")
+        return editor.add("Cast", [code], f"{name}_byte", to=TensorProto.INT8)
+
     def integer_constant(self, codes: Array, scales: NDArray[np.float32], name: str) -> str:
         """The name of codes times scales, one for each index along the first axis; one for all if they are alike."""
         alike = bool(np.all(scales == scales[0]))
-        code = self.editor.constant(codes, f"{name}_code")
+        code = self.codes(codes, name)
         scale = self.editor.constant(scales[0] if alike else scales, f"{name}_scale")
         zeros = np.zeros((), codes.dtype) if alike else np.zeros(len(scales), codes.dtype)
         inputs = [code, scale, self.editor.constant(zeros, f"{name}_zero")]
