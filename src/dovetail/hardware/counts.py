@@ -1,0 +1,347 @@
+"""How often a mapping reads and writes every memory, in closed form; `loops.py` runs the loops and judges it.
+
+Everything follows from one observation. What a tile holds depends on the factors outside it only by a shift: when
+factor j advances by one, and with it all factors between the tile and j fall from their last value to 0, the set of
+elements moves by the same distance d_j every time. That happens (f_j - 1) x (product of the factors outside j) times,
+and fetches what is new each time:
+
+    fetched = |tile| + sum over j of (f_j - 1) prod_{i > j} f_i |tile minus (tile shifted by -d_j)|
+
+A factor that the operand does not depend on shifts by 0, so nothing is fetched: stationarity is no special case. The
+window of a convolution moves by less than its size, so only the rest is fetched: nor is the reuse of halos.
+
+A tile is a product of sets, one for each axis of the operand. The axes of weights and outputs are their loops; the rows
+of an input are the sums p * stride + r * dilation, which may coincide and leave holes. The set of an axis is an integer
+whose bit x says whether x is in it, and a loop over it makes shifted copies (`_copies`).
+
+Elements that several instances of a memory need at once are fetched once if their links share them. Each instance lacks
+the same set, shifted to its place, so what they lack together is the union of shifted copies again: with S_a the set of
+axis a for all of them together, and K_a the part of it that none of them lacks,
+
+    fetched together = prod_a |S_a| - prod_a |K_a|
+
+Sums go the other way: a tile of outputs leaves as a whole when it changes, and comes back if its sums are not finished.
+All instances do the same at the same time; where several add to one sum (a reduction is unrolled over them), what comes
+back goes to the first of them and the others start from zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Table
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from dovetail.hardware.arch import Chip, Dimension, Memory
+from dovetail.hardware.cost import Counts, Hops
+from dovetail.hardware.layer import LOOPS, OPERANDS, RELEVANT, Layer, Loop, Operand
+from dovetail.hardware.mapping import Mapping
+from dovetail.hardware.moves import Move, Port, accesses, cycles
+
+INPUT_AXES = {"P": "row", "R": "row", "Q": "column", "S": "column"}
+"""Two loops move along each of these axes of the input; every other loop has an axis of its own."""
+
+
+class Factor(NamedTuple):
+    """`number` steps of `step` elements along an axis of an operand; None: the operand does not depend on it."""
+
+    axis: str | None
+    step: int
+    number: int
+
+
+def count(chip: Chip, layer: Layer, mapping: Mapping) -> Counts:
+    """What `layer` does on `chip` under `mapping`, which is taken to be valid (`mapping.problems` tells)."""
+    boundaries = [boundary for operand in OPERANDS for boundary in _boundaries(chip, layer, mapping, operand)]
+    moves = [move for boundary in boundaries for move in boundary.moves()]
+    return Counts(
+        macs=layer.macs * _done(chip, layer),
+        accesses=tuple(accesses(moves)),
+        cycles=cycles(chip, layer, mapping, moves),
+        hops=tuple(_hops(boundaries)),
+    )
+
+
+def tile(chip: Chip, layer: Layer, mapping: Mapping, memory: Memory, operand: Operand) -> int:
+    """How many elements of an operand one instance of a memory holds, which is not the operand's outermost."""
+    around = chip.chain(operand).index(memory) + 1
+    return _volume(list(_boundaries(chip, layer, mapping, operand))[around].tile)
+
+
+def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
+    """What one element takes in a memory (of outputs: a finished one; partial sums are not compressed)."""
+    if operand not in memory.compressed:
+        return layer.bits[operand]
+    if operand in layer.stored_bits:
+        return layer.stored_bits[operand] / layer.elements(operand)
+    return layer.bits[operand] * layer.density[operand]
+
+
+def _done(chip: Chip, layer: Layer, besides: Operand | None = None) -> float:
+    """The part of the multiplications that no zero of an operand (other than `besides`) makes needless."""
+    watched = {*chip.arithmetic.gates, *chip.arithmetic.skips} - {besides}
+    return math.prod(layer.density[operand] for operand in OPERANDS if operand in watched)
+
+
+def _copies(mask: int, step: int, number: int) -> int:
+    """The union of `number` copies of a set, each `step` after the one before."""
+    done = 1
+    while done < number:
+        more = min(done, number - done)
+        mask |= mask << more * step
+        done += more
+    return mask
+
+
+def _spread(sets: Table[str, int], factors: Iterable[Factor]) -> dict[str, int]:
+    """What loops over `factors` make of the set of every axis."""
+    sets = dict(sets)
+    for axis, step, number in factors:
+        if axis is not None:
+            sets[axis] = _copies(sets[axis], step, number)
+    return sets
+
+
+def _shifted(mask: int, distance: int) -> int:
+    return mask << distance if distance > 0 else mask >> -distance
+
+
+def _volume(sets: Table[str, int]) -> int:
+    return math.prod(mask.bit_count() for mask in sets.values())
+
+
+def _product(factors: Iterable[Factor]) -> int:
+    return math.prod(factor.number for factor in factors)
+
+
+def _relevant(factors: Iterable[Factor]) -> int:
+    return math.prod(factor.number for factor in factors if factor.axis is not None)
+
+
+def _all_relevant(factors: Iterable[Factor]) -> bool:
+    return all(factor.axis is not None or factor.number == 1 for factor in factors)
+
+
+def _steps(
+    chip: Chip, layer: Layer, mapping: Mapping, operand: Operand
+) -> tuple[set[str], tuple[Factor, ...], dict[str, tuple[Factor, ...]]]:
+    """The axes of an operand; the temporal and, by dimension, the spatial factors as steps along them."""
+    distance = dict.fromkeys(LOOPS, 1)
+    axes: dict[str, str] = {loop: loop for loop in RELEVANT[operand]}
+    if operand == "I":
+        axes |= INPUT_AXES
+        distance |= {"P": layer.stride[0], "Q": layer.stride[1], "R": layer.dilation[0], "S": layer.dilation[1]}
+
+    def steps(factors: Iterable[tuple[Loop, int]]) -> tuple[Factor, ...]:
+        found = []
+        for loop, extent in factors:
+            found.append(Factor(axes.get(loop), distance[loop], extent))
+            distance[loop] *= extent
+        return tuple(found)
+
+    inside = steps(mapping.temporal[: mapping.inside])
+    spatial = {dimension.name: steps(mapping.spatial.get(dimension.name, ())) for dimension in chip.dimension}
+    return set(axes.values()), inside + steps(mapping.temporal[mapping.inside :]), spatial
+
+
+def _boundaries(chip: Chip, layer: Layer, mapping: Mapping, operand: Operand) -> Iterator[_Boundary]:
+    """Every step that an operand takes, from the processing elements outwards."""
+    axes, temporal, spatial = _steps(chip, layer, mapping, operand)
+    inner, per, held = None, tuple(spatial), 0
+    for outer, outer_held in zip(chip.chain(operand), (*mapping.held[operand], len(temporal)), strict=True):
+        alone = [factor for name, factors in spatial.items() if name not in per for factor in factors]
+        between = [dimension for dimension in chip.dimension if dimension.name in {*per} - {*outer.per}]
+        yield _Boundary(
+            chip,
+            layer,
+            operand,
+            inner,
+            outer,
+            tile=_spread(dict.fromkeys(axes, 1), (*temporal[:held], *alone)),
+            outside=temporal[held:],
+            between=tuple((dimension, spatial[dimension.name]) for dimension in between),
+            above=tuple(factor for name in outer.per for factor in spatial[name]),
+        )
+        inner, per, held = outer, outer.per, outer_held
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """Between the tiles of an operand in `inner` (None: the one element that a processing element needs) and `outer`.
+
+    `tile` is what an instance of `inner` holds, by axis; `outside` are the temporal factors outside it, `between` the
+    dimensions along which several instances belong to one of `outer`, with their factors, `above` the spatial factors
+    that have an `outer` each.
+    """
+
+    chip: Chip
+    layer: Layer
+    operand: Operand
+    inner: Memory | None
+    outer: Memory
+    tile: dict[str, int]
+    outside: tuple[Factor, ...]
+    between: tuple[tuple[Dimension, tuple[Factor, ...]], ...]
+    above: tuple[Factor, ...]
+
+    def moves(self) -> list[Move]:
+        found = self._sums() if self.operand == "O" else self._fetches()
+        return [move for move in found if move.ports[0].elements]
+
+    def passed(self) -> dict[str, float]:
+        """Bits passed between neighbours, by dimension: what reaches more of them less what reached fewer."""
+        if self.operand == "O":
+            visits, bits = self._visits[0], self.chip.arithmetic.sum_bits
+            through = [visits * sums for sums in self._sent]
+        else:
+            bits = self.layer.bits[self.operand]
+            through = [first + later for first, later in zip(*self._wanted(), strict=True)]
+        return {
+            dimension.name: bits * (before - after)
+            for (dimension, _), before, after in zip(self.between, through, through[1:], strict=False)
+            if dimension.links[self.operand] == "forward"
+        }
+
+    def _bits(self, memory: Memory) -> float:
+        return bits_in(memory, self.layer, self.operand)
+
+    @property
+    def _instances(self) -> int:
+        """Instances of `inner` at work."""
+        return _product(self.above) * math.prod(_product(factors) for _, factors in self.between)
+
+    @property
+    def _kept(self) -> bool:
+        """Whether what is held stays until it changes; a processing element asks anew in every step."""
+        return self.inner is not None or self.operand in self.chip.settings.get("latched", ())
+
+    @property
+    def _waited_for(self) -> bool:
+        """Whether the first (or last) tiles come from (or go to) the outermost memory."""
+        return self.inner is not None and self.outer is self.chip.chain(self.operand)[-1]
+
+    @property
+    def _spent(self) -> float:
+        """The part of the accesses that zeros do not save: they do at a processing element's own memory."""
+        own = not self._kept and not self.between
+        return _done(self.chip, self.layer, besides=self.operand) if own else 1
+
+    def _advances(self) -> Iterator[tuple[int, dict[str, int]]]:
+        """How often the outside factors advance, and how far that moves the tile along each axis."""
+        times, fallen = _product(self.outside), dict.fromkeys(self.tile, 0)
+        for axis, step, number in self.outside:
+            times //= number
+            distance = {name: -back for name, back in fallen.items()}
+            if axis is not None:
+                distance[axis] += step
+                fallen[axis] += (number - 1) * step
+            if number > 1:
+                yield times * (number - 1), distance
+
+    # Inputs and weights
+
+    def _fetches(self) -> list[Move]:
+        first, later = self._wanted()
+        if self._waited_for:
+            return [self._fetch(first, "filling"), self._fetch(later, "running")]
+        return [self._fetch([a + b for a, b in zip(first, later, strict=True)], "running")]
+
+    def _fetch(self, wanted: list[int], phase: Literal["filling", "running"]) -> Move:
+        read = wanted[-1] * self._spent
+        ports = [Port(self.outer, "read", read, read * self._bits(self.outer), _product(self.above))]
+        if self.inner is not None:
+            bits = wanted[0] * self._bits(self.inner)
+            ports.append(Port(self.inner, "write", wanted[0], bits, self._instances))
+        return Move(self.operand, self.inner, tuple(ports), phase)
+
+    def _wanted(self) -> tuple[list[int], list[int]]:
+        """Elements asked of `outer` for the first tiles, and for all later ones: see `_together`."""
+        first = self._together(self.tile)
+        if not self._kept:
+            return first, [(_product(self.outside) - 1) * elements for elements in first]
+        reuse = self.chip.settings.get("halo_reuse", True)
+        later = [0] * len(first)
+        for times, distance in self._advances():
+            new = {
+                axis: mask & ~_shifted(mask, -distance[axis]) if reuse or not distance[axis] else mask
+                for axis, mask in self.tile.items()
+            }
+            later = [sum_ + times * more for sum_, more in zip(later, self._together(new), strict=True)]
+        return first, later
+
+    def _together(self, new: dict[str, int]) -> list[int]:
+        """Elements with anything `new` on some axis, if links share them along the first 0, 1, ... dimensions."""
+        every, apart, elements = self.tile, self._instances, []
+        for dimension, factors in (*self.between, (None, ())):
+            old = {axis: mask & ~new[axis] for axis, mask in every.items()}
+            elements.append(apart * (_volume(every) - _volume(old)))
+            if dimension is not None and dimension.links[self.operand] != "none":
+                every, new, apart = _spread(every, factors), _spread(new, factors), apart // _product(factors)
+        return elements
+
+    # Outputs
+
+    def _sums(self) -> list[Move]:
+        """All leave; those that are not finished come back, and where sums arrive one by one `outer` adds them up."""
+        visits, tiles = self._visits
+        last = int(self._waited_for)
+        back = (visits - tiles) * self._distinct * self._spent
+        more = visits * (self._sent[-1] - self._distinct) * self._spent
+        width = self.chip.arithmetic.sum_bits
+        returned = [Port(self.outer, "read", back, back * width, _product(self.above))]
+        if self.inner is not None:
+            receivers = self._distinct // _volume(self.tile)
+            returned.append(Port(self.inner, "write", back, back * width, receivers))
+        return [
+            self._leave(visits - tiles, tiles - last, "running"),
+            self._leave(0, last, "draining"),
+            Move("O", self.inner, tuple(returned)),
+            Move("O", self.inner, (Port(self.outer, "read", more, more * width, _product(self.above)),)),
+        ]
+
+    def _leave(self, unfinished: int, finished: int, phase: Literal["running", "draining"]) -> Move:
+        """So many tiles leave every instance; of a finished sum, the last of the parts that arrive completes it."""
+        width, leaving = self.chip.arithmetic.sum_bits, unfinished + finished
+        whole = self.inner is not None and _all_relevant(self.above)
+        narrower = finished * self._distinct * (width - self._bits(self.outer)) if whole else 0
+        written = leaving * self._sent[-1] * self._spent
+        ports = [Port(self.outer, "write", written, written * width - narrower, _product(self.above))]
+        if self.inner is not None:
+            whole = whole and all(_all_relevant(factors) for _, factors in self.between)
+            narrower = finished * self._sent[0] * (width - self._bits(self.inner)) if whole else 0
+            read = leaving * self._sent[0]
+            ports.append(Port(self.inner, "read", read, read * width - narrower, self._instances))
+        return Move("O", self.inner, tuple(ports), phase)
+
+    @cached_property
+    def _visits(self) -> tuple[int, int]:
+        """How many tiles an instance holds one after the other, and how many different ones."""
+        tiles = _relevant(self.outside)
+        if not self._kept:
+            return _product(self.outside), tiles
+        return 1 + sum(times for times, distance in self._advances() if any(distance.values())), tiles
+
+    @cached_property
+    def _sent(self) -> list[int]:
+        """Sums under way whenever tiles leave, once those along the first 0, 1, ... dimensions are added up."""
+        sums = [_volume(self.tile) * self._instances]
+        for dimension, factors in self.between:
+            added = 1 if dimension.links["O"] == "none" else _product(factors) // _relevant(factors)
+            sums.append(sums[-1] // added)
+        return sums
+
+    @cached_property
+    def _distinct(self) -> int:
+        """Outputs that all tiles together hold, of every `outer` its own."""
+        between = math.prod(_relevant(factors) for _, factors in self.between)
+        return _volume(self.tile) * between * _product(self.above)
+
+
+def _hops(boundaries: Iterable[_Boundary]) -> Iterator[Hops]:
+    sums: Counter[tuple[str, Operand]] = Counter()
+    for boundary in boundaries:
+        sums.update({(dimension, boundary.operand): bits for dimension, bits in boundary.passed().items()})
+    return (Hops(dimension, operand, bits) for (dimension, operand), bits in sums.items() if bits)

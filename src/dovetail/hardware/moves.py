@@ -1,0 +1,87 @@
+"""What moves between a chip's memories during a layer, and the time it takes: from moves to accesses and cycles."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from dovetail.hardware.arch import Chip, Memory
+from dovetail.hardware.cost import Access, Cycles, operation_for
+from dovetail.hardware.layer import OPERANDS, Layer, Operand
+from dovetail.hardware.mapping import Mapping
+
+
+class Port(NamedTuple):
+    """What passes one memory: elements and bits in all, which `instances` of it share evenly."""
+
+    memory: Memory
+    action: Literal["read", "write"]
+    elements: float
+    bits: float
+    instances: int
+
+
+class Move(NamedTuple):
+    """Elements of an operand between a memory (`inner`; None: the processing elements) and the next one outwards."""
+
+    operand: Operand
+    inner: Memory | None
+    ports: tuple[Port, ...]
+    phase: Literal["filling", "running", "draining"] = "running"
+
+
+def accesses(moves: Iterable[Move]) -> Iterator[Access]:
+    sums: dict[tuple[str, Operand, Literal["read", "write"]], list[float]] = defaultdict(lambda: [0, 0])
+    for move in moves:
+        for port in move.ports:
+            entry = sums[port.memory.name, move.operand, port.action]
+            entry[0] += port.elements
+            entry[1] += port.bits
+    for (memory, operand, action), (elements, bits) in sums.items():
+        if elements:
+            yield Access(memory, operand, action, elements, bits)
+
+
+def cycles(chip: Chip, layer: Layer, mapping: Mapping, moves: list[Move]) -> Cycles:
+    """The first tiles arrive, the array computes, the last outputs leave.
+
+    Meanwhile every port must move its bits: the busiest stalls the array by what it needs beyond the rest. Into and out
+    of memories that are not double-buffered nothing moves while the array computes.
+    """
+    skipped = math.prod(layer.density[operand] for operand in OPERANDS if operand in chip.arithmetic.skips)
+    computing = mapping.steps * operation_for(chip, layer).cycles * skipped
+    running = [move for move in moves if move.phase == "running"]
+    stalled = {}
+    for memory in chip.memory:
+        alone = [move for move in running if move.inner is memory]
+        if not memory.double_buffered and (time := max(_port_cycles(alone).values(), default=0.0)):
+            stalled[memory.name] = time
+    spent = computing + sum(stalled.values())
+    ports = _port_cycles(running)
+    for memory in reversed(chip.memory):
+        if memory.name in ports and ports[memory.name] == max(ports.values()) > spent:
+            stalled[memory.name] = stalled.get(memory.name, 0.0) + ports[memory.name] - spent
+            break
+    filling, draining = (
+        max(_port_cycles(move for move in moves if move.phase == phase).values(), default=0.0)
+        for phase in ("filling", "draining")
+    )
+    return Cycles(computing, filling, draining, stalled)
+
+
+def _port_cycles(moves: Iterable[Move]) -> dict[str, float]:
+    """By memory, the cycles that one instance needs for its part of the moves."""
+    bits: dict[tuple[str, str], float] = defaultdict(float)
+    memories = {}
+    for port in (port for move in moves for port in move.ports):
+        memories[port.memory.name] = port.memory
+        bits[port.memory.name, port.action] += port.bits / port.instances
+    found = {}
+    for name, memory in memories.items():
+        read, write = bits[name, "read"], bits[name, "write"]
+        if memory.shared_port:
+            read, write = read + write, 0
+        found[name] = max(read / (memory.read_bandwidth or math.inf), write / (memory.write_bandwidth or math.inf))
+    return found
