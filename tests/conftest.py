@@ -1,9 +1,13 @@
-"""What every test may ask for: the data sets that do not come with the package."""
+"""What every test may ask for: the data sets that do not come with the package, and a small chip."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+from .tiny_chip import tiny, tiny_text
+
+__all__ = ["tiny", "tiny_text"]
 
 
 def data_folder(part: str) -> str:

@@ -1,5 +1,7 @@
 """What hardware costs: prices read from tables, counts in closed form, energy as their product."""
 
+from dovetail.hardware.arch import Chip, chip_names
+from dovetail.hardware.cost import ChipCost, Objective
 from dovetail.hardware.energy import (
     EMBEDDED,
     EnergyEntry,
@@ -12,9 +14,15 @@ from dovetail.hardware.energy import (
     network_energy,
 )
 from dovetail.hardware.prices import EnergyTable, MemoryPrice, OperationPrice
+from dovetail.hardware.record import ChipRecord
+from dovetail.hardware.simulation import MODELS, simulate
 
 __all__ = [
     "EMBEDDED",
+    "MODELS",
+    "Chip",
+    "ChipCost",
+    "ChipRecord",
     "EnergyEntry",
     "EnergyModel",
     "EnergyTable",
@@ -22,8 +30,11 @@ __all__ = [
     "Level",
     "MemoryPrice",
     "NetworkEnergy",
+    "Objective",
     "OperationPrice",
     "Traffic",
+    "chip_names",
     "count",
     "network_energy",
+    "simulate",
 ]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,14 @@ from dovetail import keys
 from dovetail.errors import TargetError
 from dovetail.hardware.layer import OPERANDS, Loop, Operand
 from dovetail.hardware.sources import unsourced
+from dovetail.optional import lazy
+
+if TYPE_CHECKING:
+    from dovetail.hardware import simulation
+    from dovetail.hardware.cost import ChipCost, Objective
+    from dovetail.workload import Workload
+else:
+    simulation = lazy("dovetail.hardware.simulation")  # which imports the models, and these import this file
 
 CHIPS = Path(__file__).parent / "chips"
 
@@ -152,6 +160,12 @@ class Chip:
         except (TargetError, UnicodeDecodeError) as error:
             raise TargetError(f"Chip file {path}: {error}") from error
 
+    def cost(
+        self, workload: Workload, *, batch: int = 1, objective: Objective = "energy", bits: int | None = None
+    ) -> ChipCost:
+        """What a network costs here: `hardware.simulate` with this chip."""
+        return simulation.simulate(self, workload, batch=batch, objective=objective, bits=bits)
+
     @property
     def elements(self) -> int:
         """Processing elements."""
@@ -162,6 +176,17 @@ class Chip:
         """With every element busy at the widest rate it has."""
         fastest = min(operation.cycles for operation in self.arithmetic.operation)
         return self.elements / fastest * self.clock_mhz * 1e6
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every source, of the chip as a whole and of its parts."""
+        operations = (source for operation in self.arithmetic.operation for source in operation.source)
+        return (*self.source, *operations, *(source for memory in self.memory for source in memory.source))
+
+    @property
+    def widest(self) -> int:
+        """The most bits that both inputs and weights may have."""
+        return max(min(operation.input_bits, operation.weight_bits) for operation in self.arithmetic.operation)
 
     def chain(self, operand: Operand) -> tuple[Memory, ...]:
         """The memories an operand passes through, from the processing element outwards."""

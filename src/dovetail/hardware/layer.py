@@ -110,7 +110,13 @@ def layers(workload: Workload, *, batch: int = 1, bits: int | None = None) -> tu
             found.append(_product(operation, batch))
         elif operation.kind == "attention":
             found += _attention(operation, batch)
-    return tuple(replace(layer, bits=dict.fromkeys(OPERANDS, bits)) for layer in found) if bits else tuple(found)
+    return tuple(_of_width(layer, bits) for layer in found) if bits else tuple(found)
+
+
+def _of_width(layer: Layer, bits: int) -> Layer:
+    """The layer computed with integers of `bits`; what was stored in more than those takes no more."""
+    stored = {operand: min(size, layer.elements(operand) * bits) for operand, size in layer.stored_bits.items()}
+    return replace(layer, bits=dict.fromkeys(OPERANDS, bits), stored_bits=stored)
 
 
 def _convolution(operation: Operation, batch: int) -> Layer:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from dovetail.errors import TargetError
+from dovetail.hardware import Chip, chip_names
+from dovetail.targets.artefacts import artefact_workload
+from dovetail.targets.chip import ChipTarget
 from dovetail.targets.cpu import OnnxRuntimeTarget, TorchTarget
 from dovetail.targets.energy import EnergyTarget
 from dovetail.targets.latency import TIMED, ModuleLatency, module_latency
@@ -17,19 +20,23 @@ TARGETS: dict[str, Callable[[], Target]] = {
 
 
 def load_target(name: str) -> Target:
-    """The target listed under `name`, with its default settings.
+    """The target listed under `name`, or the chip of that name or in that .toml file, with its default settings.
 
     Raises:
         TargetError: there is none.
     """
-    if name not in TARGETS:
-        raise TargetError(f"There is no target {name!r}; choose from {', '.join(TARGETS)}")
-    return TARGETS[name]()
+    if name in TARGETS:
+        return TARGETS[name]()
+    if name in chip_names() or name.endswith(".toml"):
+        return ChipTarget(Chip.load(name))
+    known = ", ".join((*TARGETS, *chip_names()))
+    raise TargetError(f"There is no target {name!r}; choose from {known}, or name a chip's .toml file")
 
 
 __all__ = [
     "TARGETS",
     "TIMED",
+    "ChipTarget",
     "Cost",
     "EnergyTarget",
     "ModuleLatency",
@@ -38,6 +45,7 @@ __all__ = [
     "Target",
     "Timing",
     "TorchTarget",
+    "artefact_workload",
     "load_target",
     "module_latency",
 ]

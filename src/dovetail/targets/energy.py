@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
+from typing import ClassVar
 
 from dovetail.hardware import EMBEDDED, EnergyModel, EnergyTable, Level, NetworkEnergy, network_energy
-from dovetail.runtime import Artefact, to_torch
-from dovetail.runtime.grids import weight_codes
+from dovetail.runtime import Artefact
+from dovetail.targets.artefacts import artefact_workload
 from dovetail.targets.target import Cost, How, Inputs, Quantity, Target
-from dovetail.workload import trace
 
 PICO_PER_MICRO = 1e6
 
@@ -43,8 +39,7 @@ class EnergyTarget(Target):
             skip_zero_weights=self.skip_zero_weights,
             skip_zero_activations=self.skip_zero_activations,
         )
-        workload = trace(to_torch(artefact), torch.from_numpy(inputs[:1])).with_weights(artefact.tensors)
-        workload = workload.with_integers(*_widths(artefact))
+        workload = artefact_workload(artefact, inputs)
         energy = network_energy(workload, model)
         high = network_energy(workload, dataclasses.replace(model, table=table.high()))
         return Cost(
@@ -74,22 +69,6 @@ class EnergyTarget(Target):
             "spread": "the published range of a DRAM access",
             "validated against": "the energy ladder of EIE (Han et al., ISCA 2016), within 2x a rung",
         }
-
-
-def _widths(artefact: Artefact) -> tuple[dict[str, int], dict[str, int]]:
-    """By the names of the weights whose values are evenly spaced: their bits, and those of what their layers read."""
-    weights = {
-        name: int(max(1, found[0].max(initial=0), -1 - found[0].min(initial=0))).bit_length() + 1
-        for name, tensor in artefact.tensors.items()
-        if (found := weight_codes(tensor)) is not None
-    }
-    read = {name: int(row["bits"]) for name in weights if (row := _activation(artefact, name)) is not None}
-    return weights, read
-
-
-def _activation(artefact: Artefact, weight: str) -> Mapping[str, Any] | None:
-    row = artefact.activations.get(weight.rpartition(".")[0])
-    return row if isinstance(row, dict) else None
 
 
 def _breakdown(energy: NetworkEnergy) -> dict[str, dict[str, float]]:

@@ -46,8 +46,12 @@ class Cost:
 class Target(ABC):
     """A place where a network can run, or a model of one."""
 
-    name: ClassVar[str]
     how: ClassVar[How]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called; a class with one target simply says `name`."""
 
     @abstractmethod
     def cost(self, artefact: Artefact, inputs: Inputs) -> Cost:

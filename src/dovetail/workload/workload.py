@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -122,11 +122,7 @@ class Workload:
             part = operand.elements / max(whole[operand.name].elements, 1)
             return replace(operand, stored_bits=round(bits * part), density=density)
 
-        operations = tuple(
-            replace(operation, operands=tuple(keep(operand) for operand in operation.operands))
-            for operation in self.operations
-        )
-        return Workload(operations, tuple(keep(constant) for constant in self.constants))
+        return self._with_operands(keep)
 
     def with_integers(self, weights: Mapping[str, int], inputs: Mapping[str, int]) -> Workload:
         """This workload computed with integers of so many bits: of the named weights, and of what they multiply.
@@ -148,6 +144,25 @@ class Workload:
             return replace(operation, operands=tuple(operands))
 
         return Workload(tuple(map(computed, self.operations)), self.constants)
+
+    def with_floats_as(self, bits: int) -> Workload:
+        """This workload with every floating-point operand of more than `bits` computed, and stored, in `bits`."""
+
+        def narrowed(operand: Operand) -> Operand:
+            if operand.integer or operand.bits <= bits:
+                return operand
+            stored = None if operand.stored_bits is None else min(operand.stored_bits, operand.elements * bits)
+            return replace(operand, bits=bits, stored_bits=stored)
+
+        return self._with_operands(narrowed)
+
+    def with_dense_activations(self) -> Workload:
+        """This workload without what its trace found of zeros in activations: on noise they mean nothing."""
+        return self._with_operands(lambda operand: operand if operand.is_constant else replace(operand, density=1.0))
+
+    def _with_operands(self, changed: Callable[[Operand], Operand]) -> Workload:
+        operations = (replace(op, operands=tuple(map(changed, op.operands))) for op in self.operations)
+        return Workload(tuple(operations), tuple(map(changed, self.constants)))
 
     def _operands(self) -> Iterable[tuple[Operation, Operand]]:
         return ((operation, operand) for operation in self.operations for operand in operation.operands)

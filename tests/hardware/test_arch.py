@@ -1,0 +1,168 @@
+"""A chip file says all it must and nothing else; every chip of the package loads, is priced and is sourced."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dovetail.errors import TargetError
+from dovetail.hardware import MODELS, Chip, chip_names, simulate
+from dovetail.hardware.arch import parse
+from dovetail.hardware.layer import OPERANDS
+from dovetail.workload import Operand, Operation, Workload
+
+BROKEN = [
+    ("bytes = 4096", "byts = 4096", r"memory\[0\]\.byts is unknown; did you mean 'bytes'\?"),
+    ('title = "A chip of four multipliers"', "", "title is missing; it must be text"),
+    ("width_bits = 64", "", r"memory\[0\]\.width_bits is missing; it must be a whole number"),
+    ("bytes = 4096", "bytes = 4096\nbytes = 5", "a key is given twice .*: bytes = 5"),
+    ('kind = "tiny"', 'kind = "tiny', "line 4.*: kind ="),
+    ("bytes = 4096", 'bytes = "4 KB"', r"memory\[0\]\.bytes must be a whole number, got '4 KB'"),
+    ("clock_mhz = 100", "clock_mhz = true", "clock_mhz must be a number, got True"),
+    ("area_mm2 = 2.5", "area_mm2 = nan", "area_mm2 must be a number, got nan"),
+    ('operands = ["I", "W", "O"]', 'operands = ["I", "X"]', r"operands must be a list, each one of I, W, O, got"),
+    ('unroll = ["C"]', 'unroll = ["Z"]', r"dimension\[0\]\.unroll must be a list, each one of G, N, K, C"),
+    ("[[dimension]]", "[dimension]", "dimension must be a list of tables"),
+    ('status = "assumed"', 'status = "known"', r"source\[0\]\.status must be one of read, derived, memory, assumed"),
+    (
+        '[[source]]\nsays = "invented for tests"\nstatus = "assumed"',
+        "",
+        "source is missing; it must be a list of tables",
+    ),
+    ('status = "assumed"', 'status = "assumed"\nkeys = ["area"]', "source names the key 'area', which is not there"),
+    ('status = "assumed"', 'status = "assumed"\nkeys = ["memory"]', "clock_mhz has no source; add a"),
+    ("clock_mhz = 100", "clock_mhz = 0", "'tiny': clock_mhz is a positive number, got 0"),
+    ("area_mm2 = 2.5", "area_mm2 = -2.5", "area_mm2 is a positive number"),
+    ("idle_milliwatts = 1.0", "idle_milliwatts = -1", "idle_milliwatts is not negative"),
+    ("read_bandwidth = 32", "read_bandwidth = 0", "memory 'dram': read_bandwidth is a positive number of bits a cycle"),
+    ("read_bandwidth = 32", "write_bandwidth = 32", "with shared_port, writes share read_bandwidth"),
+    ("read_picojoules = 2", "read_picojoules = -2", "memory 'buffer': read_picojoules costs no negative energy"),
+    ("picojoules = 0.5", "picojoules = -0.5", "an operation of 8 by 8 bits costs no negative energy"),
+    ("picojoules = 0.5", "cycles = 0", "cycles of an operation is a positive number"),
+    ("bytes = 4096", "bytes = 7", "memory 'buffer': bytes is 7, which does not hold one word of width_bits = 64"),
+    ("bytes = 4096", "", "memory 'buffer' is not the outermost of operand I and needs bytes"),
+    (
+        "bytes = 4096",
+        'bytes = 4096\nper = ["columns"]',
+        "memory 'buffer': per names dimension 'columns', which is none",
+    ),
+    ('name = "dram"', 'name = "dram"\nper = ["rows"]', "memory 'dram' lies outside 'buffer' but has more instances"),
+    ('name = "dram"', 'name = "dram"\nbytes = 9', "the outermost memory of operand I, 'dram', must be unlimited"),
+    ('name = "dram"', 'name = "buffer"', "two parts are called 'buffer'"),
+    ('operands = ["I", "W", "O"]', "operands = []", "memory 'buffer': operands is empty"),
+    ('operands = ["I", "W", "O"]', 'operands = ["I"]\ncompressed = ["W"]', "compressed names operand W"),
+    ("sum_bits = 32", "sum_bits = 4", "sum_bits is 4, less than the 8 bits of what is multiplied"),
+    ("size = 4", "size = 0", "dimension 'rows': size is at least 1"),
+    ("size = 4", 'size = 4\nlinks = { I = "multicast" }', "links.W is one of multicast, forward, none, got nothing"),
+    ("size = 4", 'size = 4\nlinks = { I = "none", W = "none", O = "multicast" }', "links.O is one of reduce, forward"),
+    ("size = 4", 'size = 4\nlinks = { P = "none" }', r"links must be a table whose keys are one of I, W, O and values"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BROKEN)
+def test_a_mistake_is_one_sentence_that_names_the_key(old: str, new: str, message: str, tiny_text: str) -> None:
+    assert old in tiny_text
+    with pytest.raises(TargetError, match=message) as raised:
+        parse(tiny_text.replace(old, new, 1))
+    assert "\n" not in str(raised.value)
+
+
+def test_no_memory_for_an_operand(tiny_text: str) -> None:
+    with pytest.raises(TargetError, match="no memory holds operand W; add it"):
+        parse(tiny_text.replace('["I", "W", "O"]', '["I", "O"]'))
+
+
+def test_a_file_is_named_with_its_mistake(tiny_text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_text)
+    assert Chip.load(path).name == "tiny"
+    path.write_bytes(b"\xff")
+    with pytest.raises(TargetError, match=r"mine\.toml: .*can't decode"):
+        Chip.load(path)
+    path.write_text("")
+    with pytest.raises(TargetError, match=r"mine\.toml: name is missing"):
+        Chip.load(path)
+    with pytest.raises(TargetError, match=r"There is no chip 'absent\.toml': name a \.toml file or one of"):
+        Chip.load("absent.toml")
+
+
+def test_what_a_chip_says_of_itself(tiny: Chip) -> None:
+    assert tiny.elements == 4 and tiny.peak_macs_per_second == 4e8 and tiny.widest == 8
+    assert [memory.name for memory in tiny.chain("W")] == ["buffer", "dram"]
+    assert [source.status for source in tiny.sources] == ["assumed", "memory"]
+
+
+def _operand(role: str, *shape: int) -> Operand:
+    name = "weight" if role == "weight" else ""
+    return Operand(role, name, shape, 8, 1.0)  # type: ignore[arg-type]
+
+
+CONVOLUTION = Workload(
+    (
+        Operation(
+            "conv",
+            "conv",
+            {"N": 1, "K": 16, "C": 8, "P": 14, "Q": 14, "R": 3, "S": 3, "groups": 1},
+            (_operand("input", 1, 8, 16, 16), _operand("weight", 16, 8, 3, 3), _operand("output", 1, 16, 14, 14)),
+            16 * 8 * 14 * 14 * 9,
+        ),
+    )
+)
+PRODUCT = Workload(
+    (
+        Operation(
+            "linear",
+            "matmul",
+            {"B": 1, "M": 1, "K": 64, "N": 100},
+            (_operand("input", 1, 64), _operand("weight", 64, 100), _operand("output", 1, 100)),
+            6400,
+        ),
+    )
+)
+
+
+def quicker(chip: Chip) -> Chip:
+    """The chip with twice the bandwidth everywhere."""
+
+    def twice(bandwidth: float | None) -> float | None:
+        return bandwidth and 2 * bandwidth
+
+    memory = tuple(
+        replace(each, read_bandwidth=twice(each.read_bandwidth), write_bandwidth=twice(each.write_bandwidth))
+        for each in chip.memory
+    )
+    return replace(chip, memory=memory)
+
+
+@pytest.mark.parametrize("name", chip_names())
+class TestEveryChip:
+    def test_loads_under_its_own_name_with_sources_and_what_it_was_validated_against(self, name: str) -> None:
+        chip = Chip.load(name)
+        assert chip.name == name and chip.title and chip.sources
+        assert all(source.says for source in chip.sources)
+        assert chip.kind in MODELS
+
+    def test_knows_every_energy(self, name: str) -> None:
+        chip = Chip.load(name)
+        assert all(operation.picojoules is not None for operation in chip.arithmetic.operation)
+        for memory in chip.memory:
+            assert memory.read_picojoules is not None and memory.write_picojoules is not None, memory.name
+
+    @pytest.mark.parametrize("workload", [CONVOLUTION, PRODUCT], ids=["convolution", "product"])
+    def test_costs_a_small_layer_and_its_energy_adds_up(self, name: str, workload: Workload) -> None:
+        cost = Chip.load(name).cost(workload)
+        (layer,) = cost.layers
+        assert cost.cycles > 0 and 0 < layer.utilisation <= 1 + 1e-9
+        assert layer.counts.cycles.computing <= cost.cycles and layer.counts.macs > 0
+        assert layer.mapping is not None or layer.note
+        for view in ("place", "operand"):
+            assert math.fsum(cost.by(view).values()) == pytest.approx(cost.picojoules)
+        outermost = {cost.chip.chain(operand)[-1].name for operand in OPERANDS}
+        assert any(layer.counts.bits(memory) for memory in outermost)
+
+    def test_more_bandwidth_is_never_slower(self, name: str) -> None:
+        chip = Chip.load(name)
+        for workload in (CONVOLUTION, PRODUCT):
+            slow, fast = (simulate(each, workload, objective="latency").cycles for each in (chip, quicker(chip)))
+            assert fast <= slow * (1 + 1e-9)
