@@ -12,7 +12,7 @@ window of a convolution moves by less than its size, so only the rest is fetched
 
 A tile is a product of sets, one for each axis of the operand. The axes of weights and outputs are their loops; the rows
 of an input are the sums p * stride + r * dilation, which may coincide and leave holes. The set of an axis is an integer
-whose bit x says whether x is in it, and a loop over it makes shifted copies (`_copies`).
+whose bit x says whether x is in it, and a loop over it makes shifted copies (tiles.py).
 
 Elements that several instances of a memory need at once are fetched once if their links share them. Each instance lacks
 the same set, shifted to its place, so what they lack together is the union of shifted copies again: with S_a the set of
@@ -30,27 +30,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from dovetail.hardware.arch import Chip, Dimension, Memory
 from dovetail.hardware.cost import Counts, Hops
-from dovetail.hardware.layer import LOOPS, OPERANDS, RELEVANT, Layer, Loop, Operand
-from dovetail.hardware.mapping import Mapping
+from dovetail.hardware.layer import OPERANDS, Layer, Operand
+from dovetail.hardware.mapping import Mapping, bits_in, view
 from dovetail.hardware.moves import Move, Port, accesses, cycles
-
-INPUT_AXES = {"P": "row", "R": "row", "Q": "column", "S": "column"}
-"""Two loops move along each of these axes of the input; every other loop has an axis of its own."""
-
-
-class Factor(NamedTuple):
-    """`number` steps of `step` elements along an axis of an operand; None: the operand does not depend on it."""
-
-    axis: str | None
-    step: int
-    number: int
+from dovetail.hardware.tiles import Steps, product, relevant, shifted, spread, volume
 
 
 def count(chip: Chip, layer: Layer, mapping: Mapping) -> Counts:
@@ -65,105 +54,32 @@ def count(chip: Chip, layer: Layer, mapping: Mapping) -> Counts:
     )
 
 
-def tile(chip: Chip, layer: Layer, mapping: Mapping, memory: Memory, operand: Operand) -> int:
-    """How many elements of an operand one instance of a memory holds, which is not the operand's outermost."""
-    around = chip.chain(operand).index(memory) + 1
-    return _volume(list(_boundaries(chip, layer, mapping, operand))[around].tile)
-
-
-def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
-    """What one element takes in a memory (of outputs: a finished one; partial sums are not compressed)."""
-    if operand not in memory.compressed:
-        return layer.bits[operand]
-    if operand in layer.stored_bits:
-        return layer.stored_bits[operand] / layer.elements(operand)
-    return layer.bits[operand] * layer.density[operand]
-
-
 def _done(chip: Chip, layer: Layer, besides: Operand | None = None) -> float:
     """The part of the multiplications that no zero of an operand (other than `besides`) makes needless."""
     watched = {*chip.arithmetic.gates, *chip.arithmetic.skips} - {besides}
     return math.prod(layer.density[operand] for operand in OPERANDS if operand in watched)
 
 
-def _copies(mask: int, step: int, number: int) -> int:
-    """The union of `number` copies of a set, each `step` after the one before."""
-    done = 1
-    while done < number:
-        more = min(done, number - done)
-        mask |= mask << more * step
-        done += more
-    return mask
-
-
-def _spread(sets: Table[str, int], factors: Iterable[Factor]) -> dict[str, int]:
-    """What loops over `factors` make of the set of every axis."""
-    sets = dict(sets)
-    for axis, step, number in factors:
-        if axis is not None:
-            sets[axis] = _copies(sets[axis], step, number)
-    return sets
-
-
-def _shifted(mask: int, distance: int) -> int:
-    return mask << distance if distance > 0 else mask >> -distance
-
-
-def _volume(sets: Table[str, int]) -> int:
-    return math.prod(mask.bit_count() for mask in sets.values())
-
-
-def _product(factors: Iterable[Factor]) -> int:
-    return math.prod(factor.number for factor in factors)
-
-
-def _relevant(factors: Iterable[Factor]) -> int:
-    return math.prod(factor.number for factor in factors if factor.axis is not None)
-
-
-def _all_relevant(factors: Iterable[Factor]) -> bool:
+def _all_relevant(factors: Iterable[Steps]) -> bool:
     return all(factor.axis is not None or factor.number == 1 for factor in factors)
-
-
-def _steps(
-    chip: Chip, layer: Layer, mapping: Mapping, operand: Operand
-) -> tuple[set[str], tuple[Factor, ...], dict[str, tuple[Factor, ...]]]:
-    """The axes of an operand; the temporal and, by dimension, the spatial factors as steps along them."""
-    distance = dict.fromkeys(LOOPS, 1)
-    axes: dict[str, str] = {loop: loop for loop in RELEVANT[operand]}
-    if operand == "I":
-        axes |= INPUT_AXES
-        distance |= {"P": layer.stride[0], "Q": layer.stride[1], "R": layer.dilation[0], "S": layer.dilation[1]}
-
-    def steps(factors: Iterable[tuple[Loop, int]]) -> tuple[Factor, ...]:
-        found = []
-        for loop, extent in factors:
-            found.append(Factor(axes.get(loop), distance[loop], extent))
-            distance[loop] *= extent
-        return tuple(found)
-
-    inside = steps(mapping.temporal[: mapping.inside])
-    spatial = {dimension.name: steps(mapping.spatial.get(dimension.name, ())) for dimension in chip.dimension}
-    return set(axes.values()), inside + steps(mapping.temporal[mapping.inside :]), spatial
 
 
 def _boundaries(chip: Chip, layer: Layer, mapping: Mapping, operand: Operand) -> Iterator[_Boundary]:
     """Every step that an operand takes, from the processing elements outwards."""
-    axes, temporal, spatial = _steps(chip, layer, mapping, operand)
-    inner, per, held = None, tuple(spatial), 0
-    for outer, outer_held in zip(chip.chain(operand), (*mapping.held[operand], len(temporal)), strict=True):
-        alone = [factor for name, factors in spatial.items() if name not in per for factor in factors]
-        between = [dimension for dimension in chip.dimension if dimension.name in {*per} - {*outer.per}]
+    seen = view(chip, layer, mapping, operand)
+    inner, per, held = None, tuple(seen.spatial), 0
+    for outer, outer_held in zip(chip.chain(operand), (*mapping.held[operand], len(seen.temporal)), strict=True):
+        between = (dimension for dimension in chip.dimension if dimension.name in {*per} - {*outer.per})
         yield _Boundary(
             chip,
             layer,
             operand,
             inner,
             outer,
-            tile=_spread(dict.fromkeys(axes, 1), (*temporal[:held], *alone)),
-            outside=temporal[held:],
-            between=tuple((dimension, spatial[dimension.name]) for dimension in between),
-            above=tuple(factor for name in outer.per for factor in spatial[name]),
+            tile=seen.tile(per, held),
+            outside=seen.temporal[held:],
+            between=tuple((dimension, seen.spatial[dimension.name]) for dimension in between),
+            above=tuple(factor for name in outer.per for factor in seen.spatial[name]),
         )
         inner, per, held = outer, outer.per, outer_held
 
@@ -183,9 +99,9 @@ class _Boundary:
     inner: Memory | None
     outer: Memory
     tile: dict[str, int]
-    outside: tuple[Factor, ...]
-    between: tuple[tuple[Dimension, tuple[Factor, ...]], ...]
-    above: tuple[Factor, ...]
+    outside: tuple[Steps, ...]
+    between: tuple[tuple[Dimension, tuple[Steps, ...]], ...]
+    above: tuple[Steps, ...]
 
     def moves(self) -> list[Move]:
         found = self._sums() if self.operand == "O" else self._fetches()
@@ -198,7 +114,7 @@ class _Boundary:
             through = [visits * sums for sums in self._sent]
         else:
             bits = self.layer.bits[self.operand]
-            through = [first + later for first, later in zip(*self._wanted(), strict=True)]
+            through = [first + later for first, later in zip(*self._wanted, strict=True)]
         return {
             dimension.name: bits * (before - after)
             for (dimension, _), before, after in zip(self.between, through, through[1:], strict=False)
@@ -211,7 +127,7 @@ class _Boundary:
     @property
     def _instances(self) -> int:
         """Instances of `inner` at work."""
-        return _product(self.above) * math.prod(_product(factors) for _, factors in self.between)
+        return product(self.above) * math.prod(product(factors) for _, factors in self.between)
 
     @property
     def _kept(self) -> bool:
@@ -231,7 +147,7 @@ class _Boundary:
 
     def _advances(self) -> Iterator[tuple[int, dict[str, int]]]:
         """How often the outside factors advance, and how far that moves the tile along each axis."""
-        times, fallen = _product(self.outside), dict.fromkeys(self.tile, 0)
+        times, fallen = product(self.outside), dict.fromkeys(self.tile, 0)
         for axis, step, number in self.outside:
             times //= number
             distance = {name: -back for name, back in fallen.items()}
@@ -244,29 +160,30 @@ class _Boundary:
     # Inputs and weights
 
     def _fetches(self) -> list[Move]:
-        first, later = self._wanted()
+        first, later = self._wanted
         if self._waited_for:
             return [self._fetch(first, "filling"), self._fetch(later, "running")]
         return [self._fetch([a + b for a, b in zip(first, later, strict=True)], "running")]
 
     def _fetch(self, wanted: list[int], phase: Literal["filling", "running"]) -> Move:
         read = wanted[-1] * self._spent
-        ports = [Port(self.outer, "read", read, read * self._bits(self.outer), _product(self.above))]
+        ports = [Port(self.outer, "read", read, read * self._bits(self.outer), product(self.above))]
         if self.inner is not None:
             bits = wanted[0] * self._bits(self.inner)
             ports.append(Port(self.inner, "write", wanted[0], bits, self._instances))
         return Move(self.operand, self.inner, tuple(ports), phase)
 
+    @cached_property
     def _wanted(self) -> tuple[list[int], list[int]]:
         """Elements asked of `outer` for the first tiles, and for all later ones: see `_together`."""
         first = self._together(self.tile)
         if not self._kept:
-            return first, [(_product(self.outside) - 1) * elements for elements in first]
+            return first, [(product(self.outside) - 1) * elements for elements in first]
         reuse = self.chip.settings.get("halo_reuse", True)
         later = [0] * len(first)
         for times, distance in self._advances():
             new = {
-                axis: mask & ~_shifted(mask, -distance[axis]) if reuse or not distance[axis] else mask
+                axis: mask & ~shifted(mask, -distance[axis]) if reuse or not distance[axis] else mask
                 for axis, mask in self.tile.items()
             }
             later = [sum_ + times * more for sum_, more in zip(later, self._together(new), strict=True)]
@@ -277,9 +194,9 @@ class _Boundary:
         every, apart, elements = self.tile, self._instances, []
         for dimension, factors in (*self.between, (None, ())):
             old = {axis: mask & ~new[axis] for axis, mask in every.items()}
-            elements.append(apart * (_volume(every) - _volume(old)))
+            elements.append(apart * (volume(every) - volume(old)))
             if dimension is not None and dimension.links[self.operand] != "none":
-                every, new, apart = _spread(every, factors), _spread(new, factors), apart // _product(factors)
+                every, new, apart = spread(every, factors), spread(new, factors), apart // product(factors)
         return elements
 
     # Outputs
@@ -291,15 +208,15 @@ class _Boundary:
         back = (visits - tiles) * self._distinct * self._spent
         more = visits * (self._sent[-1] - self._distinct) * self._spent
         width = self.chip.arithmetic.sum_bits
-        returned = [Port(self.outer, "read", back, back * width, _product(self.above))]
+        returned = [Port(self.outer, "read", back, back * width, product(self.above))]
         if self.inner is not None:
-            receivers = self._distinct // _volume(self.tile)
+            receivers = self._distinct // volume(self.tile)
             returned.append(Port(self.inner, "write", back, back * width, receivers))
         return [
             self._leave(visits - tiles, tiles - last, "running"),
             self._leave(0, last, "draining"),
             Move("O", self.inner, tuple(returned)),
-            Move("O", self.inner, (Port(self.outer, "read", more, more * width, _product(self.above)),)),
+            Move("O", self.inner, (Port(self.outer, "read", more, more * width, product(self.above)),)),
         ]
 
     def _leave(self, unfinished: int, finished: int, phase: Literal["running", "draining"]) -> Move:
@@ -308,7 +225,7 @@ class _Boundary:
         whole = self.inner is not None and _all_relevant(self.above)
         narrower = finished * self._distinct * (width - self._bits(self.outer)) if whole else 0
         written = leaving * self._sent[-1] * self._spent
-        ports = [Port(self.outer, "write", written, written * width - narrower, _product(self.above))]
+        ports = [Port(self.outer, "write", written, written * width - narrower, product(self.above))]
         if self.inner is not None:
             whole = whole and all(_all_relevant(factors) for _, factors in self.between)
             narrower = finished * self._sent[0] * (width - self._bits(self.inner)) if whole else 0
@@ -319,25 +236,25 @@ class _Boundary:
     @cached_property
     def _visits(self) -> tuple[int, int]:
         """How many tiles an instance holds one after the other, and how many different ones."""
-        tiles = _relevant(self.outside)
+        tiles = relevant(self.outside)
         if not self._kept:
-            return _product(self.outside), tiles
+            return product(self.outside), tiles
         return 1 + sum(times for times, distance in self._advances() if any(distance.values())), tiles
 
     @cached_property
     def _sent(self) -> list[int]:
         """Sums under way whenever tiles leave, once those along the first 0, 1, ... dimensions are added up."""
-        sums = [_volume(self.tile) * self._instances]
+        sums = [volume(self.tile) * self._instances]
         for dimension, factors in self.between:
-            added = 1 if dimension.links["O"] == "none" else _product(factors) // _relevant(factors)
+            added = 1 if dimension.links["O"] == "none" else product(factors) // relevant(factors)
             sums.append(sums[-1] // added)
         return sums
 
     @cached_property
     def _distinct(self) -> int:
         """Outputs that all tiles together hold, of every `outer` its own."""
-        between = math.prod(_relevant(factors) for _, factors in self.between)
-        return _volume(self.tile) * between * _product(self.above)
+        between = math.prod(relevant(factors) for _, factors in self.between)
+        return volume(self.tile) * between * product(self.above)
 
 
 def _hops(boundaries: Iterable[_Boundary]) -> Iterator[Hops]:

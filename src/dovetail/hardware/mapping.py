@@ -14,14 +14,22 @@ The product of a loop's factors is at least its extent; where it is more, the la
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from dovetail.hardware.layer import LOOPS, Layer, Loop, Operand
+from dovetail.hardware.arch import Chip, Memory
+from dovetail.hardware.layer import LOOPS, OPERANDS, REDUCTION, RELEVANT, Layer, Loop, Operand
+from dovetail.hardware.tiles import Steps, spread, volume
 
 Factor = tuple[Loop, int]
+
+INPUT_AXES: dict[Loop, str] = {"P": "row", "R": "row", "Q": "column", "S": "column"}
+"""Two loops move along each of these axes of the input; every other loop has an axis of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +69,149 @@ class Mapping:
     def utilisation(self, layer: Layer, elements: int) -> float:
         """Useful multiply-accumulates by those that `elements` could do in the same steps."""
         return layer.macs / (elements * self.steps)
+
+
+class View(NamedTuple):
+    """A mapping as one operand sees it: every factor as steps along one of its `axes`, or along none."""
+
+    axes: frozenset[str]
+    temporal: tuple[Steps, ...]
+    spatial: dict[str, tuple[Steps, ...]]
+
+    def tile(self, per: Iterable[str], held: int) -> dict[str, int]:
+        """What a memory, one for each element along the dimensions in `per`, holds of the operand at a time."""
+        alone = (factor for name, factors in self.spatial.items() if name not in per for factor in factors)
+        return spread(dict.fromkeys(self.axes, 1), (*self.temporal[:held], *alone))
+
+
+def view(chip: Chip, layer: Layer, mapping: Mapping, operand: Operand) -> View:
+    """The factors of a mapping as steps along the axes of an operand."""
+    distance = dict.fromkeys(LOOPS, 1)
+    axes: dict[Loop, str] = {loop: loop for loop in RELEVANT[operand]}
+    if operand == "I":
+        axes |= INPUT_AXES
+        distance |= {"P": layer.stride[0], "Q": layer.stride[1], "R": layer.dilation[0], "S": layer.dilation[1]}
+
+    def steps(factors: Iterable[Factor]) -> tuple[Steps, ...]:
+        found = []
+        for loop, number in factors:
+            found.append(Steps(axes.get(loop), distance[loop], number))
+            distance[loop] *= number
+        return tuple(found)
+
+    inside = steps(mapping.temporal[: mapping.inside])
+    spatial = {dimension.name: steps(mapping.spatial.get(dimension.name, ())) for dimension in chip.dimension}
+    return View(frozenset(axes.values()), inside + steps(mapping.temporal[mapping.inside :]), spatial)
+
+
+def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
+    """What one element takes in a memory (of outputs: a finished one; partial sums are not compressed)."""
+    if operand not in memory.compressed:
+        return layer.bits[operand]
+    if operand in layer.stored_bits:
+        return layer.stored_bits[operand] / layer.elements(operand)
+    return layer.bits[operand] * layer.density[operand]
+
+
+def occupied(chip: Chip, layer: Layer, mapping: Mapping) -> dict[str, dict[Operand, float]]:
+    """Bytes that the tiles of each operand take in one instance of each memory but the outermost."""
+    found: dict[str, dict[Operand, float]] = {memory.name: {} for memory in chip.memory}
+    factors = mapping.factors()
+    summed = any(factors[loop] > 1 for loop in REDUCTION)
+    for operand in OPERANDS:
+        seen = view(chip, layer, mapping, operand)
+        for memory, held in zip(chip.chain(operand), mapping.held[operand], strict=False):
+            partial = operand == "O" and summed
+            bits = chip.arithmetic.sum_bits if partial else bits_in(memory, layer, operand)
+            found[memory.name][operand] = volume(seen.tile(memory.per, held)) * bits / 8
+    return found
+
+
+def problems(chip: Chip, layer: Layer, mapping: Mapping) -> list[str]:
+    """Why the mapping cannot run the layer on the chip, a sentence each; none if it can."""
+    found = [*_malformed(chip, mapping), *_not_unrolled(chip, mapping)]
+    for loop, product in mapping.factors().items():
+        if product < layer.extents[loop]:
+            found.append(f"the factors of loop {loop} make {product}, its extent is {layer.extents[loop]}")
+    if not found:
+        found += _overflows(chip, layer, mapping)
+    return [f"Layer {layer.name!r} on chip {chip.name!r}: {problem}" for problem in found]
+
+
+def _malformed(chip: Chip, mapping: Mapping) -> Iterator[str]:
+    everything = (*mapping.temporal, *itertools.chain.from_iterable(mapping.spatial.values()))
+    yield from (f"factor {number} of loop {loop} is less than 1" for loop, number in everything if number < 1)
+    last = len(mapping.temporal)
+    if not 0 <= mapping.inside <= last:
+        yield f"{mapping.inside} factors run within a processing element, but there are {last} temporal factors"
+    for operand in OPERANDS:
+        memories, held = chip.chain(operand)[:-1], mapping.held.get(operand, ())
+        if len(held) != len(memories):
+            names = ", ".join(memory.name for memory in memories) or "none"
+            yield f"held[{operand!r}] has a number for each memory but the outermost ({names}), got {list(held)}"
+        elif list(held) != sorted(held) or not all(0 <= number <= last for number in held):
+            yield f"held[{operand!r}] grows outwards from 0 to the {last} temporal factors at most, got {list(held)}"
+
+
+def _not_unrolled(chip: Chip, mapping: Mapping) -> Iterator[str]:
+    dimensions = {dimension.name: dimension for dimension in chip.dimension}
+    for name, factors in mapping.spatial.items():
+        if name not in dimensions:
+            yield f"the array has no dimension {name!r}, only {', '.join(dimensions) or 'one processing element'}"
+            continue
+        used, dimension = math.prod(number for _, number in factors), dimensions[name]
+        if used > dimension.size:
+            yield f"dimension {name!r} has {dimension.size} processing elements, the mapping uses {used}"
+        for loop in dict.fromkeys(loop for loop, number in factors if number > 1 and loop not in dimension.unroll):
+            yield f"dimension {name!r} unrolls {', '.join(dimension.unroll)}, but not {loop}"
+
+
+def _overflows(chip: Chip, layer: Layer, mapping: Mapping) -> Iterator[str]:
+    taken = occupied(chip, layer, mapping)
+    for memory in chip.memory:
+        needed = sum(taken[memory.name].values())
+        room = math.inf if memory.bytes is None else memory.bytes / (2 if memory.double_buffered else 1)
+        if needed > room:
+            parts = ", ".join(f"{operand} {size:.0f}" for operand, size in taken[memory.name].items())
+            half = " (half of it, for it is double-buffered)" if memory.double_buffered else ""
+            yield f"memory {memory.name!r} has room for {room:.0f} bytes{half}, its tiles take {needed:.0f} ({parts})"
+
+
+def draw(chip: Chip, layer: Layer, mapping: Mapping) -> str:
+    """The loops as text, the outermost first, with what the memories hold marked where it changes."""
+    lines, depth = [f"{layer.name} on {chip.name}"], 0
+
+    def write(line: str, deeper: int = 0) -> None:
+        nonlocal depth
+        lines.append("  " * depth + line)
+        depth += deeper
+
+    for position in range(len(mapping.temporal), -1, -1):
+        held = _held_at(chip, layer, mapping, position)
+        for memory, tiles in held.items():
+            if not memory.per or position > mapping.inside:
+                write(f"-- {'each ' if memory.per else ''}{memory.name} holds {', '.join(tiles)}")
+        if position == mapping.inside:
+            for name, factors in mapping.spatial.items():
+                if loops := [f"{loop.lower()} in {number}" for loop, number in reversed(factors) if number > 1]:
+                    write(f"along {name}: {', '.join(loops)}", deeper=1)
+        for memory, tiles in held.items():
+            if memory.per and position <= mapping.inside:
+                write(f"-- each {memory.name} holds {', '.join(tiles)}")
+        if position and mapping.temporal[position - 1][1] > 1:
+            loop, number = mapping.temporal[position - 1]
+            write(f"for {loop.lower()} in {number}", deeper=1)
+    write("O[g, n, k, p, q] += W[g, k, c, r, s] * I[g, n, c, p, q, r, s]")
+    return "\n".join(lines)
+
+
+def _held_at(chip: Chip, layer: Layer, mapping: Mapping, position: int) -> dict[Memory, list[str]]:
+    """The memories, the outermost first, whose tiles cover just so many temporal factors: ["I 1920", "W 256"]."""
+    found: dict[Memory, list[str]] = {}
+    for memory in reversed(chip.memory):
+        for operand in memory.operands:
+            chain = chip.chain(operand)
+            if memory is not chain[-1] and mapping.held[operand][chain.index(memory)] == position:
+                size = volume(view(chip, layer, mapping, operand).tile(memory.per, position))
+                found.setdefault(memory, []).append(f"{operand} {size}")
+    return found
