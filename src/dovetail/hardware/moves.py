@@ -56,22 +56,22 @@ def cycles(chip: Chip, layer: Layer, mapping: Mapping, moves: list[Move]) -> Cyc
     stalled = {}
     for memory in chip.memory:
         alone = [move for move in running if move.inner is memory]
-        if not memory.double_buffered and (time := max(_port_cycles(alone).values(), default=0.0)):
+        if not memory.double_buffered and (time := max(port_cycles(alone).values(), default=0.0)):
             stalled[memory.name] = time
     spent = computing + sum(stalled.values())
-    ports = _port_cycles(running)
+    ports = port_cycles(running)
     for memory in reversed(chip.memory):
         if memory.name in ports and ports[memory.name] == max(ports.values()) > spent:
             stalled[memory.name] = stalled.get(memory.name, 0.0) + ports[memory.name] - spent
             break
     filling, draining = (
-        max(_port_cycles(move for move in moves if move.phase == phase).values(), default=0.0)
+        max(port_cycles(move for move in moves if move.phase == phase).values(), default=0.0)
         for phase in ("filling", "draining")
     )
     return Cycles(computing, filling, draining, stalled)
 
 
-def _port_cycles(moves: Iterable[Move]) -> dict[str, float]:
+def port_cycles(moves: Iterable[Move]) -> dict[str, float]:
     """By memory, the cycles that one instance needs for its part of the moves."""
     bits: dict[tuple[str, str], float] = defaultdict(float)
     memories = {}
