@@ -202,11 +202,10 @@ class _Boundary:
     # Outputs
 
     def _sums(self) -> list[Move]:
-        """All leave; those that are not finished come back, and where sums arrive one by one `outer` adds them up."""
+        """All leave; those that are not finished come back."""
         visits, tiles = self._visits
         last = int(self._waited_for)
         back = (visits - tiles) * self._distinct * self._spent
-        more = visits * (self._sent[-1] - self._distinct) * self._spent
         width = self.chip.arithmetic.sum_bits
         returned = [Port(self.outer, "read", back, back * width, product(self.above))]
         if self.inner is not None:
@@ -216,16 +215,23 @@ class _Boundary:
             self._leave(visits - tiles, tiles - last, "running"),
             self._leave(0, last, "draining"),
             Move("O", self.inner, tuple(returned)),
-            Move("O", self.inner, (Port(self.outer, "read", more, more * width, product(self.above)),)),
         ]
 
     def _leave(self, unfinished: int, finished: int, phase: Literal["running", "draining"]) -> Move:
-        """So many tiles leave every instance; of a finished sum, the last of the parts that arrive completes it."""
+        """So many tiles leave every instance.
+
+        Where parts of a sum arrive one by one, `outer` reads what it has before it adds all but the first; the last to
+        arrive completes a finished sum.
+        """
         width, leaving = self.chip.arithmetic.sum_bits, unfinished + finished
         whole = self.inner is not None and _all_relevant(self.above)
         narrower = finished * self._distinct * (width - self._bits(self.outer)) if whole else 0
         written = leaving * self._sent[-1] * self._spent
-        ports = [Port(self.outer, "write", written, written * width - narrower, product(self.above))]
+        added = leaving * (self._sent[-1] - self._distinct) * self._spent
+        ports = [
+            Port(self.outer, "write", written, written * width - narrower, product(self.above)),
+            Port(self.outer, "read", added, added * width, product(self.above)),
+        ]
         if self.inner is not None:
             whole = whole and all(_all_relevant(factors) for _, factors in self.between)
             narrower = finished * self._sent[0] * (width - self._bits(self.inner)) if whole else 0
