@@ -45,13 +45,17 @@ def accesses(moves: Iterable[Move]) -> Iterator[Access]:
 
 
 def cycles(chip: Chip, layer: Layer, mapping: Mapping, moves: list[Move]) -> Cycles:
-    """The first tiles arrive, the array computes, the last outputs leave.
+    """The cycles of a layer under a mapping whose steps take as long as the array's operations."""
+    skipped = math.prod(layer.density[operand] for operand in OPERANDS if operand in chip.arithmetic.skips)
+    return waiting(chip, mapping.steps * operation_for(chip, layer).cycles * skipped, moves)
+
+
+def waiting(chip: Chip, computing: float, moves: list[Move]) -> Cycles:
+    """The first tiles arrive, the array computes for so many cycles, the last outputs leave.
 
     Meanwhile every port must move its bits: the busiest stalls the array by what it needs beyond the rest. Into and out
     of memories that are not double-buffered nothing moves while the array computes.
     """
-    skipped = math.prod(layer.density[operand] for operand in OPERANDS if operand in chip.arithmetic.skips)
-    computing = mapping.steps * operation_for(chip, layer).cycles * skipped
     running = [move for move in moves if move.phase == "running"]
     stalled = {}
     for memory in chip.memory:
