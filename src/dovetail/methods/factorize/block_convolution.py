@@ -224,10 +224,13 @@ def _can_be_padded(layer: BlockConv2d, extents: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Fused:
-    """What fused execution gave: the output, and the most numbers of input and output of a layer held at once."""
+    """What fused execution gave: the output, the most numbers of input and output of a layer held at once, and those
+    that were read from and written to maps outside the buffer."""
 
     output: Tensor
     peak_buffer: int
+    read: int
+    written: int
 
 
 def fused(stack: Sequence[nn.Module], x: Tensor) -> Fused:
@@ -251,22 +254,24 @@ def fused(stack: Sequence[nn.Module], x: Tensor) -> Fused:
     expected = _shapes(stack, x)
     first = next(layer for layer in stack if isinstance(layer, BlockConv2d))
     b_h, b_w = first.block(x.shape[2], x.shape[3])
-    rows, peak = [], 0
+    rows, peak, read, written = [], 0, 0, 0
     for top in range(0, x.shape[2], b_h):
         row = []
         for left in range(0, x.shape[3], b_w):
             tile = x[:, :, top : top + b_h, left : left + b_w]
+            read += tile.numel()
             for layer in stack:
                 after = layer.convolve(tile) if isinstance(layer, BlockConv2d) else layer(tile)
                 if isinstance(layer, BlockConv2d):
                     peak = max(peak, tile.numel() + after.numel())
                 tile = after
             row.append(tile)
+            written += tile.numel()
         rows.append(torch.cat(row, 3))
     output = torch.cat(rows, 2)
     if output.shape != expected[-1]:
         raise ModelError(f"the blocks do not line up: {tuple(output.shape)} came out, not {tuple(expected[-1])}")
-    return Fused(output, peak)
+    return Fused(output, peak, read, written)
 
 
 def buffer_size(stack: Sequence[nn.Module], x: Tensor) -> int:
