@@ -46,12 +46,13 @@ class Editor:
         return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
 
     def fold_numbers(self) -> None:
-        """Make constants of what is computed from constants of one element only, as a learned step's magnitude is."""
+        """Make constants of what is computed from single numbers or rows of numbers only, as a learned step's magnitude
+        or a scale for each channel is."""
         for node in list(self.nodes):
             given = {name: self.constants.get(name) for name in node.input if name}
             if (
                 given
-                and all(array is not None and array.size == 1 for array in given.values())
+                and all(array is not None and array.size == max(array.shape, default=1) for array in given.values())
                 and not self._ends(node)
             ):
                 results = ReferenceEvaluator(node).run(None, given)

@@ -15,6 +15,9 @@ from dovetail.runtime.editing import Editor
 LEVELS = 256
 """Codes that a byte has."""
 
+OFF = 1e-3
+"""By how much of the larger of two numbers they may differ from those on a grid."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -36,6 +39,52 @@ class Rounding:
     first: NodeProto
     result: str
     grid: Grid
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A Where node that chooses one of two numbers, which a factor and a shift may make others: the value `result`.
+
+    Times the grid's scale, `codes` are what comes of it.
+    """
+
+    node: NodeProto
+    result: str
+    codes: tuple[int, int]
+    grid: Grid
+
+
+def find_choices(editor: Editor) -> list[Choice]:
+    """Every place where one of two numbers is chosen, as signs are, that lie on a grid of bytes."""
+    found = (_choice(editor, node) for node in editor.nodes if node.op_type == "Where")
+    return [choice for choice in found if choice is not None]
+
+
+def _choice(editor: Editor, node: NodeProto) -> Choice | None:
+    numbers = [editor.scalar(name) for name in node.input[1:]]
+    if None in numbers:
+        return None
+    values, result = np.array(numbers, np.float64), node.output[0]
+    while (reader := editor.only_reader(result)) is not None and reader.op_type in ("Mul", "Add"):
+        other = editor.scalar(reader.input[1] if reader.input[0] == result else reader.input[0])
+        if other is None:
+            break
+        values, result = values * other if reader.op_type == "Mul" else values + other, reader.output[0]
+    scale, codes = _nearest_codes(values)
+    if not scale > 0 or np.abs(codes * float(scale) - values).max() > OFF * np.abs(values).max():
+        return None
+    yes, no = (int(code) for code in codes)
+    return Choice(node, result, (yes, no), Grid(scale, min(yes, no, 0), max(yes, no, 0)))
+
+
+def _nearest_codes(values: NDArray[np.float64]) -> tuple[np.float32, NDArray[np.float64]]:
+    """Scale and codes up to 127 that come closest to the values; of equals the smallest codes."""
+    tops = np.arange(1, LEVELS // 2)
+    scales = np.abs(values).max() / tops
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.abs(np.rint(values[:, None] / scales) * scales - values[:, None]).max(0)
+    best = int(np.argmax(errors <= errors.min() + 1e-6 * np.abs(values).max()))
+    return np.float32(scales[best]), np.rint(values / max(float(scales[best]), 1e-300))
 
 
 def find_roundings(editor: Editor) -> list[Rounding]:

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,12 +31,15 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from dovetail.errors import ModelError
 from dovetail.runtime.editing import attribute, computed, per_output
+from dovetail.runtime.network import Floats, IntegerNetwork, Value
 from dovetail.runtime.steps import (
     WORD,
+    AtLeast,
+    Choose,
     Clamp,
     Codes,
+    Concatenate,
     Convolution,
-    Operations,
     Pad,
     Pool,
     Product,
@@ -54,63 +58,10 @@ READABLE_BITS = 15
 TINY = 2.0**-100
 """The least largest value: that of a value that is always zero."""
 
-Floats = NDArray[np.float64]
+LIMIT = 2.0**WORD - 1
+"""The largest number that a value can hold."""
+
 _EVERYTHING = np.array([-np.inf]), np.array([np.inf])
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """What is known of a value before there is an input: where it is held, and its codes' scale and range.
-
-    `scale` has the shape (1,) or (C,), so have `lowest` and `highest`. A code is `zero` less than the one in the graph.
-    `coarse`: the scale is a quantizer's, no accumulator's.
-    """
-
-    name: str
-    scale: Floats
-    lowest: Floats
-    highest: Floats
-    zero: int = 0
-    coarse: bool = False
-
-    @property
-    def largest(self) -> float:
-        """The largest magnitude, as a real number, that the codes allow."""
-        return float(np.max(np.maximum(np.abs(self.lowest), np.abs(self.highest)) * np.abs(self.scale)))
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerNetwork:
-    """Steps on integers, between an input that is quantised and an output whose codes are given their scale."""
-
-    entries: dict[str, tuple[float, int, int]]
-    """The input's scale, and its lowest and highest code, for each name that its codes go by."""
-    steps: tuple[tuple[Step, tuple[str, ...], str], ...]
-    """Each with the names of what it reads and gives."""
-    output: Value
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The outputs for a batch (N, ...)."""
-        codes = self.run(x)[self.output.name]
-        scale = (
-            self.output.scale.reshape(-1, *[1] * (codes.ndim - 2)) if len(self.output.scale) > 1 else self.output.scale
-        )
-        return (codes * scale).astype(np.float32)
-
-    def run(self, x: NDArray[np.float32]) -> dict[str, Codes]:
-        """The codes of every value, by its name."""
-        values = {
-            name: np.clip(np.rint(x / np.float32(scale)), lowest, highest).astype(np.int32)
-            for name, (scale, lowest, highest) in self.entries.items()
-        }
-        for step, inputs, output in self.steps:
-            values[output] = step.run(*(values[name] for name in inputs))
-        return values
-
-    def operations(self, x: NDArray[np.float32]) -> Operations:
-        """Those that the batch takes."""
-        values = self.run(x)
-        return sum((step.operations(values[output]) for step, _, output in self.steps), Operations())
 
 
 def integer_network(model: ModelProto) -> IntegerNetwork:
@@ -135,7 +86,9 @@ class _Compiler:
         self.steps: list[tuple[Step, tuple[str, ...], str]] = []
         self.readers = {
             "QuantizeLinear": self.quantize, "DequantizeLinear": self.dequantize, "Clip": self.clip, "Relu": self.relu,
-            "Conv": self.convolution, "Gemm": self.linear, "Add": self.add, "Mul": self.multiply,
+            "Conv": self.convolution, "Gemm": self.linear,
+            "Add": self.add, "Sub": self.subtract, "Mul": self.multiply, "Div": self.divide,
+            "GreaterOrEqual": self.at_least, "Where": self.choose, "Concat": self.concatenate,
             "MaxPool": self.pool, "AveragePool": self.pool, "GlobalAveragePool": self.pool,
             "Reshape": self.move, "Flatten": self.move, "Transpose": self.move, "Slice": self.move, "Pad": self.move,
             "Identity": self.identity,
@@ -214,7 +167,7 @@ class _Compiler:
             self.weights[node.output[0]] = (codes - zero.reshape(shape)).astype(np.int64), np.atleast_1d(scale)
             return None
         value = self.value(node.input[0])
-        return replace(value, zero=0)
+        return replace(value, zero=0, scale=self.constants[node.input[1]].reshape(1).astype(np.float64), coarse=True)
 
     def clip(self, node: NodeProto) -> Value:
         value = self.value(node.input[0])
@@ -231,9 +184,8 @@ class _Compiler:
         return self.clamped(value, np.zeros(1), np.full(1, np.inf))
 
     def clamped(self, value: Value, lowest: Floats, highest: Floats) -> Value:
-        limit = 2.0**WORD - 1
         size = (max(len(lowest), len(highest)),)
-        low, high = (np.broadcast_to(np.clip(bound, -limit, limit), size) for bound in (lowest, highest))
+        low, high = (np.broadcast_to(np.clip(bound, -LIMIT, LIMIT), size) for bound in (lowest, highest))
         step = Clamp(low.astype(np.int32), high.astype(np.int32))
         least, most = np.clip(value.lowest, low, high), np.clip(value.highest, low, high)
         result = self.step(step, [value], least, most, value.scale)
@@ -275,8 +227,7 @@ class _Compiler:
         above, below = np.maximum(rows, 0).sum(1), np.minimum(rows, 0).sum(1)
         lowest, highest = above * low + below * high + bias, above * high + below * low + bias
         shift = _trailing_zeros(weight)
-        limit = 2.0**WORD - 1
-        bias32 = np.clip(bias, -limit, limit).astype(np.int32)
+        bias32 = np.clip(bias, -LIMIT, LIMIT).astype(np.int32)
         return self.step(make((weight >> shift).astype(np.int32), bias32, shift), [value], lowest, highest, scale)
 
     def bias(self, node: NodeProto, outputs: int) -> Floats:
@@ -288,17 +239,24 @@ class _Compiler:
     def add(self, node: NodeProto) -> Value:
         value, constant = self.operands(node)
         if constant is not None:
-            value = self.fine(value)
-            bias = np.rint(constant / value.scale)
-            return self.step(
-                Shift(bias.astype(np.int32)), [value], value.lowest + bias, value.highest + bias,
-                np.broadcast_to(value.scale, (len(bias),)),
-            )  # fmt: skip
+            return self.shifted(value, constant)
         terms = [self.value(name) for name in node.input]
         scale = _power(sum(term.largest for term in terms)) / 2.0 ** (WORD - 1)
         terms = [self.rescaled(term, scale) for term in terms]
         lowest, highest = sum(t.lowest.min() for t in terms), sum(t.highest.max() for t in terms)
         return self.step(Sum(), terms, np.array([lowest]), np.array([highest]), np.array([scale]))
+
+    def shifted(self, value: Value, constant: Floats) -> Value:
+        value = self.fine(value)
+        bias = np.rint(constant / value.scale)
+        return self.step(
+            Shift(bias.astype(np.int32)), [value], value.lowest + bias, value.highest + bias,
+            np.broadcast_to(value.scale, (len(bias),)),
+        )  # fmt: skip
+
+    def subtract(self, node: NodeProto) -> Value:
+        value, constant = self.operands(node, commuting=False)
+        return self.shifted(value, -constant)
 
     def multiply(self, node: NodeProto) -> Value:
         value, constant = self.operands(node)
@@ -306,9 +264,47 @@ class _Compiler:
             raise ModelError("a product of two values of the network has no integer arithmetic here")
         return replace(value, scale=value.scale * constant)
 
-    def operands(self, node: NodeProto) -> tuple[Value, Floats | None]:
-        """The first value, and the constant that it is added to or multiplied by, one or as many as channels."""
-        names = sorted(node.input, key=lambda name: name in self.constants)
+    def divide(self, node: NodeProto) -> Value:
+        value, constant = self.operands(node, commuting=False)
+        return replace(value, scale=value.scale / constant)
+
+    def at_least(self, node: NodeProto) -> Value:
+        """1 where the value is at least the constant, else 0."""
+        value, constant = self.operands(node, commuting=False)
+        value = value if np.all(value.scale > 0) else self.common(value)
+        bound = np.clip(np.ceil(constant / value.scale), -LIMIT, LIMIT).astype(np.int32)
+        return self.step(AtLeast(bound), [value], np.zeros(1), np.ones(1), np.ones(1))
+
+    def choose(self, node: NodeProto) -> Value:
+        """One of two codes; the DequantizeLinear that reads them gives them their scale."""
+        chosen = [self.constants.get(name) for name in node.input[1:]]
+        if any(codes is None or codes.size != 1 or codes.dtype.kind != "i" for codes in chosen):
+            raise ModelError("a Where of the network should choose between two integers")
+        yes, no = (int(codes.reshape(-1)[0]) for codes in chosen if codes is not None)
+        value = self.value(node.input[0])
+        ends = np.array([float(min(yes, no))]), np.array([float(max(yes, no))])
+        return self.step(Choose(yes, no), [value], *ends, np.ones(1))
+
+    def concatenate(self, node: NodeProto) -> Value:
+        """With one scale: the parts' own if they have the same, else one that is much finer."""
+        parts = [self.value(name) for name in node.input]
+        scales = {float(number) for part in parts for number in part.scale}
+        alike = len(scales) == 1 and min(scales) > 0
+        scale = min(scales) if alike else _power(max(part.largest for part in parts)) / 2.0 ** (WORD - 2)
+        parts = [self.rescaled(part, scale) for part in parts]
+        low, high = min(part.lowest.min() for part in parts), max(part.highest.max() for part in parts)
+        step = Concatenate(attribute(node, "axis", 1))
+        result = self.step(step, parts, np.array([low]), np.array([high]), np.array([scale]))
+        return replace(result, coarse=alike and any(part.coarse for part in parts))
+
+    def operands(self, node: NodeProto, *, commuting: bool = True) -> tuple[Value, Any]:
+        """The first value, and the constant that it is added to or multiplied by, one or as many as channels.
+
+        None if there is no constant. What is not `commuting` must have one, in second place.
+        """
+        names = sorted(node.input, key=lambda name: name in self.constants) if commuting else list(node.input)
+        if not commuting and (names[0] in self.constants or names[1] not in self.constants):
+            raise ModelError(f"a {node.op_type} of the network should be of a value and a constant")
         value, shape = self.value(names[0]), self.shapes.get(names[0], ())
         if names[1] not in self.constants:
             return value, None

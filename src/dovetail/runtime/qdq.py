@@ -28,7 +28,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.editing import Array, Editor, attribute, per_output
-from dovetail.runtime.grids import LEVELS, Grid, Rounding, find_roundings, weight_codes
+from dovetail.runtime.grids import LEVELS, Choice, Grid, Rounding, find_choices, find_roundings, weight_codes
 from dovetail.runtime.session import assemble
 
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
@@ -63,6 +63,8 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
     roundings = find_roundings(rewriter.editor)
     for _, group in groupby(sorted(roundings, key=_place), key=_place):
         rewriter.activation(list(group))
+    for choice in find_choices(rewriter.editor):
+        rewriter.choice(choice)
     names = [name for node in list(rewriter.editor.nodes) if (name := rewriter.layer(node)) is not None]
     if not names:
         return assemble(artefact), []
@@ -107,25 +109,47 @@ class _Rewriter:
 
         It is done where the value is made, and again after everything that only moves it.
         """
-        source, grid = roundings[0].first.input[0], roundings[0].grid
-        way: list[NodeProto] = []
+        source = roundings[0].first.input[0]
         alone = len(self.editor.readers(source)) == len(roundings) and source not in self.editor.ends
-        while alone and (maker := self.editor.producer(source)) is not None and _moves(maker):
-            way.insert(0, maker)
-            source = maker.input[0]
-            alone = self.editor.only_reader(source) is not None
-        maker = self.editor.producer(source)
-        if maker is not None and maker.op_type == "Relu":
-            grid = grid.above_zero()
-        value = self.through_bytes(source, grid)
-        for node in way:
-            node.input[0] = value
-            value = self.through_bytes(node.output[0], grid)
+        value, grid = self.on_grid(source, roundings[0].grid, alone)
         for rounding in roundings:
-            held = self.editor.replace(rounding.result, value)
-            self.grids[held] = grid
-            for reader in self.editor.readers(held):
-                self.follow(reader, grid)
+            self.held(self.editor.replace(rounding.result, value), grid)
+
+    def on_grid(self, source: str, grid: Grid, alone: bool) -> tuple[str, Grid]:
+        """The name of `source` put through bytes, where it is made and after what moves it; and what it can reach.
+
+        alone: whether nothing else reads `source`.
+        """
+        maker = self.editor.producer(source)
+        if alone and maker is not None and (_moves(maker) or maker.op_type == "Concat"):
+            places = range(1 if _moves(maker) else len(maker.input))
+            parts = [
+                self.on_grid(maker.input[place], grid, self.editor.only_reader(maker.input[place]) is not None)
+                for place in places
+            ]
+            for place, (name, _) in zip(places, parts, strict=True):
+                maker.input[place] = name
+            grids = [part for _, part in parts]
+            grid = Grid(grid.scale, min(part.lowest for part in grids), max(part.highest for part in grids))
+        elif maker is not None and maker.op_type == "Relu":
+            grid = grid.above_zero()
+        return self.through_bytes(source, grid), grid
+
+    def choice(self, choice: Choice) -> None:
+        """Let signed bytes be chosen in place of two numbers."""
+        editor, node = self.editor, choice.node
+        codes = [editor.constant(np.asarray(code, np.int8), f"{choice.result}_choice") for code in choice.codes]
+        code = editor.add("Where", [node.input[0], *codes], f"{choice.result}_code")
+        scale = editor.constant(np.asarray(choice.grid.scale, np.float32), f"{choice.result}_scale")
+        zero = editor.constant(np.asarray(0, np.int8), f"{choice.result}_zero")
+        value = editor.add("DequantizeLinear", [code, scale, zero], f"{choice.result}_value")
+        self.held(editor.replace(choice.result, value), choice.grid)
+
+    def held(self, value: str, grid: Grid) -> None:
+        """Note that a value is on a grid, and follow it."""
+        self.grids[value] = grid
+        for reader in self.editor.readers(value):
+            self.follow(reader, grid)
 
     def follow(self, node: NodeProto, grid: Grid) -> None:
         """What only moves bytes gives bytes."""

@@ -154,6 +154,28 @@ class Clamp(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class AtLeast(Step):
+    """1 where the input is at least the bound, else 0: int32 of shape (1,), or (C,) with one for each channel."""
+
+    bound: Codes
+
+    def run(self, *inputs: Codes) -> Codes:
+        shape = (-1, *[1] * (inputs[0].ndim - 2)) if len(self.bound) > 1 else (1,)
+        return (inputs[0] >= self.bound.reshape(shape)).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Choose(Step):
+    """One of two codes, by whether the input is 0."""
+
+    yes: int
+    no: int
+
+    def run(self, *inputs: Codes) -> Codes:
+        return np.where(inputs[0] != 0, np.int32(self.yes), np.int32(self.no))
+
+
+@dataclass(frozen=True, eq=False)
 class Shift(Step):
     """Plus a number for each channel."""
 
@@ -196,6 +218,16 @@ class Pool(Step):
 
     def operations(self, output: Codes) -> Operations:
         return Operations(additions=output.size * (int(np.prod(self.kernel)) - 1) if self.total else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Concatenate(Step):
+    """Values of the same scale, one after the other along an axis."""
+
+    axis: int
+
+    def run(self, *inputs: Codes) -> Codes:
+        return np.concatenate(inputs, self.axis)
 
 
 @dataclass(frozen=True, eq=False)
