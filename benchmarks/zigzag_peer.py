@@ -1,0 +1,327 @@
+"""ZigZag side by side: its architectures and its mappings in our model, and our mappings in both.
+
+    python benchmarks/zigzag_peer.py PYTHON [ARCHITECTURE/NETWORK ...] [--limit 8] [--work FOLDER]
+
+PYTHON is the interpreter of an environment of its own that has zigzag-dse 3.9.1 (see zigzag_run.py). For every layer
+that ZigZag maps, its architecture becomes our `Chip` and its loop nest our `Mapping`:
+
+    accesses   of each memory, operand and direction, ours beside its own, in elements. Who is right where they differ
+               is shown on the same nest cut short, whose loops are run (dovetail.hardware.loops)
+    energy     its own, step by step to ours: words that are not full; reads of sums that do not exist yet (its priced
+               words have them, its elements do not); the same for every processing element, where a sum is spread
+               over several; and the width of sums: it moves all at the partial width through a memory to which some
+               come back, we the last of them at the finished one
+    mapping    energy times delay of its mapping and of our best, both by our model, and both by its own; CPU seconds
+
+Both count the nest with whole factors and a fetched padding. What ZigZag itself prices where it unrolls fractions and
+cuts the input is recorded too (`shipped`). Results go to results/zigzag.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from records import Rows, record, recorded
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.hardware.arch import Arithmetic, Chip, Dimension, Memory, OperationEnergy, Source
+from dovetail.hardware.cost import Counts, price
+from dovetail.hardware.counts import count
+from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Loop, Operand, layers
+from dovetail.hardware.loops import Machine
+from dovetail.hardware.mapping import Mapping
+from dovetail.networks import NETWORKS
+from dovetail.targets.timing import processor
+from dovetail.workload import trace
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "zigzag.json"
+
+SHIPPED = ("alexnet", "resnet18", "mobilenetv2")
+RUNS = tuple(f"{chip}/{net}" for chip in ("eyeriss_like", "tpu_like") for net in (*SHIPPED, "resnet50"))
+
+LOOP_OF: dict[str, Loop] = {
+    "B": "N", "D": "N", "K": "K", "G": "G", "C": "C", "OY": "P", "OX": "Q", "FY": "R", "FX": "S",
+}  # fmt: skip
+OPERAND_OF: dict[str, Operand] = {"I1": "I", "I2": "W", "O": "O"}
+
+Key = tuple[str, Operand, str]
+Record = dict[str, Any]
+
+
+def chip(architecture: Record) -> Chip:
+    """Its architecture as ours.
+
+    Its memories may be filled to the brim and still overlap their transfers with computing where it finds that half of
+    them is free, layer by layer; ours overlap always, and have twice the bytes of which a tile may take half, so that
+    exactly the mappings are valid that are so there.
+    """
+    array = architecture["operational_array"]
+    names = array["dimensions"]
+    return Chip(
+        name=architecture["name"], title=architecture["name"], kind="spatial", clock_mhz=1000.0, node_nm=28.0,
+        dimension=tuple(
+            Dimension(name=name, size=size, unroll=LOOPS) for name, size in zip(names, array["sizes"], strict=True)
+        ),
+        arithmetic=Arithmetic(
+            operation=(OperationEnergy(input_bits=8, weight_bits=8, picojoules=array["unit_energy"]),), sum_bits=16
+        ),
+        memory=tuple(memory(name, entry, names) for name, entry in architecture["memories"].items()),
+        source=(Source(says="zigzag-dse 3.9.1, inputs/hardware; clock and node are of no account", status="read"),),
+        settings={"halo_reuse": False, "latched": ["I", "W"]},
+    )  # fmt: skip
+
+
+def memory(name: str, entry: Record, dimensions: list[str]) -> Memory:
+    """Its ports of one direction together are our bandwidth; one of both directions is shared."""
+    ports = entry["ports"]
+    width = {kind: sum(p["bandwidth_max"] for p in ports if p["type"] == kind) for kind in ("read", "write")}
+    shared = sum(p["bandwidth_max"] for p in ports if p["type"] == "read_write")
+    outermost = name == "dram"
+    return Memory(
+        name=name,
+        operands=tuple(OPERAND_OF[operand] for operand in entry["operands"]),
+        bytes=None if outermost else entry["size"] // 8 * 2,
+        per=tuple(dimension for dimension in dimensions if dimension not in entry["served_dimensions"]),
+        width_bits=max(port["bandwidth_max"] for port in ports),
+        read_bandwidth=shared or width["read"],
+        write_bandwidth=None if shared else width["write"],
+        shared_port=bool(shared),
+        double_buffered=not outermost,
+        read_picojoules=entry["r_cost"],
+        write_picojoules=entry["w_cost"],
+    )
+
+
+def mapping(found: Record, chip: Chip) -> Mapping:
+    """Its loop nest as ours. Neighbouring outputs belong to one element as far as its own memory of inputs reaches."""
+    temporal = tuple((LOOP_OF[loop], size) for loop, size in found["temporal"])
+    spatial = {dim: tuple((LOOP_OF[loop], size) for loop, size in pairs) for dim, pairs in found["spatial"].items()}
+    alone = set(chip.chain("I")[0].per) == {dimension.name for dimension in chip.dimension}
+    held: dict[Operand, tuple[int, ...]] = {operand: tuple(found["held"][operand]) for operand in OPERANDS}
+    return Mapping(spatial=spatial, temporal=temporal, inside=held["I"][0] if alone else 0, held=held)
+
+
+def layer(found: Record, extents: dict[Loop, int]) -> Layer:
+    """The layer, padded to what its mapping covers."""
+    shifts = {}
+    for relation in found["relations"]:  # "IX = 2*OX + 1*FX"
+        (stride, output), (dilation, _) = re.findall(r"(\d+)\*(\w+)", relation)
+        shifts[output] = int(stride), int(dilation)
+    rows, columns = shifts.get("OY", (1, 1)), shifts.get("OX", (1, 1))
+    bits: dict[Operand, int] = {"I": found["bits"]["I"], "W": found["bits"]["W"], "O": found["bits"]["O_final"]}
+    return Layer(found["name"], extents, (rows[0], columns[0]), (rows[1], columns[1]), bits)
+
+
+def real_extents(found: Record) -> dict[Loop, int]:
+    sizes: Counter[Loop] = Counter()
+    for loop, size in found["loops"].items():
+        sizes[LOOP_OF[loop]] = max(sizes[LOOP_OF[loop]], 1) * size
+    return dict(sizes)
+
+
+def reduced(found: Record) -> Record:
+    """The same nest with factors of at most 3 along the output, 2 elsewhere, and all taps."""
+
+    def cut(pairs: list[list[Any]]) -> list[list[Any]]:
+        most = {"FX": 11, "FY": 11, "OX": 3, "OY": 3}
+        return [[loop, min(size, most.get(loop, 2))] for loop, size in pairs]
+
+    spatial = {dimension: cut(pairs) for dimension, pairs in found["spatial"].items()}
+    return found | {"spatial": spatial, "temporal": cut(found["temporal"])}
+
+
+def their_accesses(counted: Record, unit: str = "elements") -> dict[Key, float]:
+    """Elements or bits of each kind.
+
+    It counts twice: elements, without sums that do not exist yet; and what its words carry, without repeated reads of
+    what a multiplier still holds. The lesser is neither.
+    """
+    sums: Counter[Key] = Counter()
+    for entry in counted["accesses"]:
+        key = entry["memory"], entry["operand"], action(entry)
+        sums[key] += min(entry["elements"], entry["in_words"]) * (1 if unit == "elements" else entry["bits_each"])
+    return {key: elements for key, elements in sums.items() if elements}
+
+
+def action(entry: Record) -> str:
+    return "read" if entry["way"] in ("rd_out_to_low", "rd_out_to_high") else "write"
+
+
+def our_accesses(counts: Counts, unit: str = "elements") -> dict[Key, float]:
+    return {(access.memory, access.operand, access.action): getattr(access, unit) for access in counts.accesses}
+
+
+def their_steps(counted: Record, chip: Chip) -> dict[str, float]:
+    """Its energy in pJ: as priced, without what fills up words, and without reads of sums that do not exist yet."""
+    full = every = counted["mac_picojoules"]
+    for entry in counted["accesses"]:
+        each = entry["bits_each"] * price_of(chip, entry["memory"], action(entry))
+        full += entry["in_words"] * each
+        every += min(entry["in_words"], entry["elements"]) * each
+    return {"priced": counted["picojoules"], "words": full, "elements": every}
+
+
+def compared(found: Record, chip: Chip) -> Record:
+    """One layer: the accesses that differ (ours, its own), and its energy in pJ step by step to ours."""
+    nest = mapping(found, chip)
+    padded = layer(found, dict(nest.factors()))
+    counts = count(chip, padded, nest)
+    ours, theirs = our_accesses(counts), their_accesses(found["exact"])
+    keys = sorted({*ours, *theirs})
+    differing = {key: (ours.get(key, 0), theirs.get(key, 0)) for key in keys if ours.get(key) != theirs.get(key)}
+    steps = their_steps(found["exact"], chip)
+    steps["terms"] = steps["elements"] - math.fsum(
+        (its - own) * chip.arithmetic.sum_bits * price_of(chip, memory, action)
+        for (memory, operand, action), (own, its) in differing.items()
+    )
+    steps |= {"ours": energy(chip, padded, counts), "shipped": found["shipped"]["picojoules"]}
+    return {
+        "accesses": len(keys),
+        "differing": {"/".join(key): values for key, values in differing.items()},
+        "picojoules": steps,
+    }
+
+
+def price_of(chip: Chip, name: str, action: str) -> float:
+    """Of one bit, in pJ."""
+    (found,) = (memory for memory in chip.memory if memory.name == name)
+    each = found.read_picojoules if action == "read" else found.write_picojoules
+    assert each is not None
+    return each / found.width_bits
+
+
+def energy(chip: Chip, layer: Layer, counts: Counts) -> float:
+    return math.fsum(entry.picojoules for entry in price(chip, layer, counts))
+
+
+def judged(found: Record, chip: Chip, counted: Record) -> dict[str, list[float]]:
+    """A nest cut short: what the loops, our closed form and ZigZag count, wherever they are not all the same."""
+    nest = mapping(reduced(found), chip)
+    small = layer(found, dict(nest.factors()))
+    machine = Machine(chip, small, nest, {"I": {}, "W": {}})
+    machine.run()
+    counts = count(chip, small, nest)
+    shown = {}
+    for what, loops, closed, theirs in (
+        ("elements", machine.tally.elements, our_accesses(counts), their_accesses(counted["exact"])),
+        ("bits", machine.tally.bits, our_accesses(counts, "bits"), their_accesses(counted["exact"], "bits")),
+    ):
+        for key in sorted({*loops, *closed, *theirs}):
+            values = [loops.get(key, 0), closed.get(key, 0), theirs.get(key, 0)]
+            if len(set(values)) > 1:
+                shown["/".join((*key, what))] = values
+    return shown
+
+
+def ask(python: str, arguments: list[str], file: Path) -> Record:
+    """What zigzag_run.py answers; kept in `file`."""
+    if not file.exists():
+        done = subprocess.run([python, str(HERE / "zigzag_run.py"), *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        file.write_text(done.stdout)
+    return dict(json.loads(file.read_text()))
+
+
+def layers_for(network: str) -> list[Record]:
+    """The convolutions of a network of ours, one of each shape, as ZigZag takes them."""
+    built = NETWORKS[network]
+    with torch.device("meta"):
+        found = layers(trace(built.build().eval(), torch.empty(1, *built.input_shape)), bits=8)
+    distinct = {str(replace(layer, name="")): layer for layer in found if layer.extents["P"] > 1}
+    dims = ("B", "G", "K", "C", "OY", "OX", "FY", "FX")
+    return [
+        {
+            "id": number,
+            "name": layer.name,
+            "operator_type": "Conv",
+            "equation": "O[b][g][k][oy][ox]+=W[g][k][c][fy][fx]*I[b][g][c][iy][ix]",
+            "dimension_relations": [
+                f"ix={layer.stride[1]}*ox+{layer.dilation[1]}*fx",
+                f"iy={layer.stride[0]}*oy+{layer.dilation[0]}*fy",
+            ],
+            "loop_dims": list(dims),
+            "loop_sizes": [layer.extents[LOOP_OF[dim]] for dim in dims],
+            "operand_precision": {"W": 8, "I": 8, "O_final": 8, "O": 16},
+            "operand_source": {"I": number, "W": number},
+        }
+        for number, layer in enumerate(distinct.values())
+    ]
+
+
+def run(python: str, name: str, limit: int, work: Path) -> dict[str, Record]:
+    """Every layer of one architecture and network."""
+    architecture, network = name.split("/")
+    file = work / f"{architecture}-{network}.json"
+    target = network
+    if network not in SHIPPED:
+        target = str(work / f"{network}-layers.json")
+        Path(target).write_text(json.dumps(layers_for(network)))
+    found = ask(python, [architecture, target, "--limit", str(limit)], file)
+    translated = chip(found["architecture"])
+    nests = {entry["name"]: reduced(entry) for entry in found["layers"]}
+    (work / "nests.json").write_text(json.dumps(nests))
+    small = ask(python, [architecture, target, "--limit", str(limit), "--mappings", str(work / "nests.json")],
+                work / f"{architecture}-{network}-reduced.json")  # fmt: skip
+    reduced_counts = {entry["name"]: entry for entry in small["layers"]}
+    rows = {}
+    for entry in found["layers"]:
+        row = compared(entry, translated) | {"reduced": judged(entry, translated, reduced_counts[entry["name"]])}
+        row |= {"repeated_keys": found["repeated_keys"], "its_cpu_seconds": round(entry["cpu_seconds"], 2)}
+        rows[f"{name}{entry['name'] if entry['name'].startswith('/') else '/' + entry['name']}"] = row
+    return rows
+
+
+def table(rows: Rows) -> Table:
+    shown = Table(title="ZigZag's mappings in its model and in ours; where they differ, the loops side with")
+    steps = {
+        "priced": "its uJ",
+        "words": "in bits",
+        "elements": "sums that exist",
+        "terms": "in each PE",
+        "ours": "ours",
+    }
+    for column in ("layer", "accesses equal", "differing", "loops", *steps.values()):
+        shown.add_column(column, justify="left" if column in ("layer", "differing") else "right")
+    for name, row in rows.items():
+        right = Counter[str]()
+        for loops, closed, theirs in row["reduced"].values():
+            right.update(who for who, value in (("us", closed), ("it", theirs)) if value == loops)
+        shown.add_row(
+            name, f"{row['accesses'] - len(row['differing'])} of {row['accesses']}", ", ".join(row["differing"]),
+            ", ".join(f"{who} {times}x" for who, times in right.items()),
+            *(f"{row['picojoules'][step] / 1e6:.1f}" for step in steps),
+        )  # fmt: skip
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("python", help="of an environment that has zigzag-dse")
+    parser.add_argument("runs", nargs="*", metavar="ARCHITECTURE/NETWORK", help=f"all of {', '.join(RUNS)}")
+    parser.add_argument("--limit", type=int, default=8, help="so many layers of each network")
+    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "zigzag", help="keeps what ZigZag answered")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    results = recorded(RESULTS)
+    for name in arguments.runs or RUNS:
+        rows = run(arguments.python, name, arguments.limit, arguments.work)
+        results = record(RESULTS, {key: row | {"machine": processor(), "date": today} for key, row in rows.items()})
+    Console(width=200).print(table(results))
+
+
+if __name__ == "__main__":
+    main()
