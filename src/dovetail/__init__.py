@@ -13,15 +13,28 @@ if TYPE_CHECKING:
     from dovetail.data import DATASETS, load_dataset, matching
     from dovetail.evaluation import Record, evaluate, expectations
     from dovetail.formats import FORMATS, Layout
+    from dovetail.hardware import Chip, ChipRecord, chip_names, simulate
     from dovetail.methods import METHODS
     from dovetail.methods.budget import Budget
     from dovetail.networks import NETWORKS, load_model
     from dovetail.recipe import Recipe, builtin_recipes, fitting_recipe
-    from dovetail.report import inspect_table, plan_table, profile_tables, summary_table, write_plan, write_report
+    from dovetail.report import (
+        benchmark_card,
+        chip_tables,
+        chips_table,
+        inspect_table,
+        plan_table,
+        profile_tables,
+        sources_table,
+        summary_table,
+        write_chip_report,
+        write_plan,
+        write_report,
+    )
     from dovetail.runtime import Artefact, Session, export_onnx, load
     from dovetail.runtime.freezing import freeze
     from dovetail.runtime.module import to_torch
-    from dovetail.targets import TARGETS, TIMED, ModuleLatency, load_target
+    from dovetail.targets import TARGETS, TIMED, ChipTarget, ModuleLatency, artefact_workload, load_target
     from dovetail.train import Training, score
     from dovetail.workload.sparsity import sparsity
     from dovetail.workload.trace import trace
@@ -33,13 +46,17 @@ _ROOMS = {
     "data": ["DATASETS", "load_dataset", "matching"],
     "evaluation": ["Record", "evaluate", "expectations"],
     "formats": ["FORMATS", "Layout"],
+    "hardware": ["Chip", "ChipRecord", "chip_names", "simulate"],
     "methods": ["METHODS"],
     "methods.budget": ["Budget"],
     "networks": ["NETWORKS", "load_model"],
     "recipe": ["Recipe", "builtin_recipes", "fitting_recipe"],
-    "report": ["inspect_table", "plan_table", "profile_tables", "summary_table", "write_plan", "write_report"],
+    "report": [
+        *("benchmark_card", "chip_tables", "chips_table", "inspect_table", "plan_table", "profile_tables"),
+        *("sources_table", "summary_table", "write_chip_report", "write_plan", "write_report"),
+    ],
     "runtime": ["Artefact", "Session", "export_onnx", "freeze", "load", "to_torch"],
-    "targets": ["TARGETS", "TIMED", "ModuleLatency", "load_target"],
+    "targets": ["TARGETS", "TIMED", "ChipTarget", "ModuleLatency", "artefact_workload", "load_target"],
     "train": ["Training", "score"],
     "workload": ["sparsity", "trace"],
 }
@@ -54,6 +71,9 @@ __all__ = [
     "TIMED",
     "Artefact",
     "Budget",
+    "Chip",
+    "ChipRecord",
+    "ChipTarget",
     "Compressed",
     "Layout",
     "ModuleLatency",
@@ -61,7 +81,12 @@ __all__ = [
     "Record",
     "Session",
     "Training",
+    "artefact_workload",
+    "benchmark_card",
     "builtin_recipes",
+    "chip_names",
+    "chip_tables",
+    "chips_table",
     "compress",
     "evaluate",
     "expectations",
@@ -79,10 +104,13 @@ __all__ = [
     "preview",
     "profile_tables",
     "score",
+    "simulate",
+    "sources_table",
     "sparsity",
     "summary_table",
     "to_torch",
     "trace",
+    "write_chip_report",
     "write_plan",
     "write_report",
 ]

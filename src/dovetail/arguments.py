@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from dovetail.data import Dataset
     from dovetail.networks import LoadedModel
     from dovetail.recipe import Recipe
+    from dovetail.workload import Workload
 else:
     torch = lazy("torch")
 
 Model = Annotated[str, typer.Argument(help="A built-in network's name, an .onnx file, or module.py:factory.")]
+Computed = Annotated[
+    str, typer.Argument(help="A built-in network's name, an .onnx file, module.py:factory, or a .dvt file.")
+]
 ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
 Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
@@ -33,6 +37,11 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; els
 
 messages = Console(stderr=True)
 """Where notices and progress go."""
+
+
+def untrained(model: str, weights: Path | None) -> bool:
+    """Whether this is a built-in network without weights of its own, and none are given."""
+    return weights is None and model in dovetail.NETWORKS and dovetail.NETWORKS[model].weights is None
 
 
 def budget_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
@@ -97,14 +106,47 @@ def dataset_of(name: Any, whose: str) -> str:
     return str(name)
 
 
+def workload_of(model: str, weights: Path | None, data: str | None, shape: str | None) -> "tuple[Workload, str]":
+    """What a network or an artefact computes for one input, and in words how its zeros were found."""
+    if model.endswith(".dvt"):
+        session = dovetail.load(model)
+        known = tuple(side for side in session.input_shape if side is not None)
+        own = known if len(known) == len(session.input_shape) else None
+        inputs = _one_input(model, _sides(shape) or own, data)
+        workload = dovetail.artefact_workload(session.artefact, inputs.contiguous().numpy())
+    else:
+        network = shaped(dovetail.load_model(model, weights), shape)
+        if data is None and untrained(model, weights):
+            meta = torch.empty(1, *network.input_shape or (), device="meta")
+            return dovetail.trace(network.module.to("meta"), meta), "Without weights and data nothing is zero."
+        workload = dovetail.trace(network.module, _one_input(model, network.input_shape, data))
+    if data is None:
+        return workload.with_dense_activations(), "Zeros of weights count; those of activations need --data."
+    return workload, f"Zeros of weights count, and those of activations on an image of {data}."
+
+
+def _one_input(whose: str, shape: tuple[int, ...] | None, data: str | None) -> "torch.Tensor":
+    """The data set's first image; without one, something of the right shape."""
+    if data is not None:
+        return dovetail.load_dataset(data, shape).example()
+    if shape is None:
+        raise DataError(f"{whose} does not say what input it takes; give --input-shape 3x224x224, or data with --data")
+    return torch.zeros(1, *shape)
+
+
 def shaped(network: "LoadedModel", shape: str | None) -> "LoadedModel":
     """The network, told what one input is like."""
+    return network if shape is None else replace(network, input_shape=_sides(shape))
+
+
+def _sides(shape: str | None) -> tuple[int, ...] | None:
+    """ "3x224x224" as numbers."""
     if shape is None:
-        return network
+        return None
     sides = tuple(int(side) for side in shape.split("x") if side.isascii() and side.isdigit())
     if len(sides) != shape.count("x") + 1 or min(sides) < 1:
         raise DataError(f"--input-shape is channels, height and width as in 3x224x224, got {shape!r}")
-    return replace(network, input_shape=sides)
+    return sides
 
 
 def fitting(data: str, network: "LoadedModel") -> "Dataset":

@@ -54,8 +54,8 @@ def test_layers_that_cost_the_same_are_solved_once(
 
 def test_what_is_not_counted_is_named(tiny: Chip, workload: Workload) -> None:
     assert simulate(tiny, workload, bits=8).left_out == (
-        "activation (done on the way): 3",
-        "pool (done on the way): 4",
+        "1 activation: 3",
+        "1 pool: 4",
     )
 
 

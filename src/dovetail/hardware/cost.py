@@ -98,7 +98,8 @@ class Energy:
 class LayerCost:
     """A layer on a chip. `mapping` is None where the chip runs it in a fixed way, which `note` then tells.
 
-    `lower_bound`, where a mapper gives one: no mapping at all costs less of the objective it searched for.
+    `utilisation` is useful multiply-accumulates by those that the array could do while it computes. `lower_bound`,
+    where a mapper gives one: no mapping at all costs less of the objective it searched for.
     """
 
     layer: Layer

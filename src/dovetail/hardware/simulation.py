@@ -8,9 +8,10 @@ from typing import Protocol, get_args
 
 from dovetail import keys
 from dovetail.errors import TargetError
+from dovetail.hardware import angel_eye, diannao
 from dovetail.hardware.arch import Chip
 from dovetail.hardware.cost import ChipCost, LayerCost, Objective
-from dovetail.hardware.layer import MAPPED, Layer, layers
+from dovetail.hardware.layer import MAPPED, OPERANDS, Layer, layers
 from dovetail.workload import Workload
 
 
@@ -21,7 +22,10 @@ class Model(Protocol):
         """Raises a TargetError that names the layer and the memory where something does not fit."""
 
 
-MODELS: dict[str, Model] = {}
+MODELS: dict[str, Model] = {
+    "angel_eye": angel_eye.layer_costs,
+    "diannao": diannao.layer_costs,
+}
 """By the kind of a chip."""
 
 
@@ -76,6 +80,24 @@ def model_of(chip: Chip) -> Model:
     return MODELS[chip.kind]
 
 
+def samples(chip: Chip) -> tuple[Layer, ...]:
+    """A small convolution and a small matrix product, as wide as the chip computes."""
+    bits = dict.fromkeys(OPERANDS, chip.widest)
+    return (
+        Layer("a convolution", {"K": 16, "C": 8, "P": 14, "Q": 14, "R": 3, "S": 3}, bits=bits),
+        Layer("a matrix product", {"K": 100, "C": 64}, bits=bits),
+    )
+
+
+def check(chip: Chip) -> tuple[LayerCost, ...]:
+    """What `samples` cost.
+
+    Raises:
+        TargetError: the chip's kind is unknown, an energy that they need is missing, or one does not fit.
+    """
+    return model_of(chip)(chip, samples(chip))
+
+
 def _different(found: Sequence[Layer]) -> list[Layer]:
     """One of each layers that cost the same."""
     kept: list[Layer] = []
@@ -86,9 +108,9 @@ def _different(found: Sequence[Layer]) -> list[Layer]:
 
 
 def _left_out(workload: Workload) -> tuple[str, ...]:
-    """Operations without loops to map, by their kind."""
+    """Operations without loops to map, which chips do on the way: "2 activation: relu1, relu2"."""
     names: dict[str, list[str]] = {}
     for operation in workload.operations:
         if operation.kind not in MAPPED:
             names.setdefault(operation.kind, []).append(operation.name or operation.operator)
-    return tuple(f"{kind} (done on the way): {', '.join(dict.fromkeys(found))}" for kind, found in names.items())
+    return tuple(f"{len(found)} {kind}: {', '.join(dict.fromkeys(found))}" for kind, found in names.items())

@@ -48,7 +48,8 @@ class Series:
 class Chart:
     """A chart. Bars lie, one row a label, side by side ("bars") or end to end ("stacked"); a "line" goes by label.
 
-    `texts` replaces the numbers written at the ends of rows (or at points), one a label.
+    `texts` replaces the numbers written at the ends of rows (or at points), one a label. Rows of a stacked chart begin
+    at `starts` instead of 0. A scatter with a `curve` draws it behind its points, and both axes are logarithmic.
     """
 
     key: str
@@ -62,6 +63,8 @@ class Chart:
     wide: bool = False
     positions: tuple[float, ...] = ()
     position_unit: str = ""
+    starts: tuple[float, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def has_legend(self) -> bool:
@@ -77,12 +80,15 @@ class Chart:
     def largest(self) -> float:
         """The largest number that has to fit in."""
         if self.kind == "stacked":
-            return max((sum(values) for values in self._rows()), default=0.0)
+            return max((ends[-1] for ends in self.ends()), default=0.0)
         numbers = (number for series in self.series for number in (*series.values, *series.high))
         return max((number for number in numbers if number is not None), default=0.0)
 
-    def _rows(self) -> list[list[float]]:
-        return [[series.values[i] or 0.0 for series in self.series] for i in range(len(self.labels))]
+    def ends(self) -> list[list[float]]:
+        """Of each row of a stacked chart: where it starts, and where the bar of each series ends."""
+        starts = self.starts or (0.0,) * len(self.labels)
+        rows = ([series.values[i] or 0.0 for series in self.series] for i in range(len(self.labels)))
+        return [list(itertools.accumulate(row, initial=start)) for start, row in zip(starts, rows, strict=True)]
 
 
 def charts(record: Record) -> tuple[Chart, ...]:

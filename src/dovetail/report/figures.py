@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import Any
 
-from dovetail.report.charts import Chart, Series, format_number
+from dovetail.report.charts import BEFORE, Chart, Series, format_number
 
 FONT_SIZE = 12
 ROW_HEIGHT = {"bars": 26, "stacked": 30, "line": 26}
@@ -44,10 +45,10 @@ def _rows(chart: Chart) -> dict[str, Any]:
     if chart.kind != "line":
         axis |= {"range": [0, beyond * chart.largest or 1]}
     return {
-        "data": [draw(chart, series) for series in chart.series],
+        "data": [draw(chart, series) | _offset(chart, index) for index, series in enumerate(chart.series)],
         "layout": _layout(chart)
         | {
-            "barmode": "stack" if chart.kind == "stacked" else "group",
+            "barmode": ("overlay" if chart.starts else "stack") if chart.kind == "stacked" else "group",
             "bargap": 0.35,
             "margin": {"l": 8, "r": right, "t": 4, "b": AXIS_HEIGHT - 4},
             "xaxis": axis,
@@ -128,6 +129,11 @@ def _bars(chart: Chart, series: Series) -> dict[str, Any]:
     return trace
 
 
+def _offset(chart: Chart, index: int) -> dict[str, Any]:
+    """Where the bars of a series begin, in a chart whose rows have starts; plotly stacks from 0 only."""
+    return {"base": [ends[index] for ends in chart.ends()]} if chart.starts else {}
+
+
 def _points(chart: Chart, series: Series) -> dict[str, Any]:
     return _trace(chart, series) | {
         "type": "scatter",
@@ -141,7 +147,7 @@ def _points(chart: Chart, series: Series) -> dict[str, Any]:
 def _scatter(chart: Chart) -> dict[str, Any]:
     """Points with their labels beside them, towards the middle, so that none is cut off."""
     low, high = min(chart.positions), max(chart.positions)
-    sides = ["middle right" if position <= (low + high) / 2 else "middle left" for position in chart.positions]
+    sides = [f"{'bottom' if chart.curve else 'middle'} {side}" for side in sides_of(chart)]
     traces = [
         _points(chart, series)
         | {"mode": "markers+text", "text": [html.escape(text) for text in chart.texts], "textposition": sides}
@@ -149,6 +155,8 @@ def _scatter(chart: Chart) -> dict[str, Any]:
         for series in chart.series
     ]
     margin = 0.06 * (high - low or high)
+    if chart.curve:
+        return {"data": [_curve(chart), *traces], "layout": _logarithmic(chart)}
     return {
         "data": traces,
         "layout": _layout(chart)
@@ -162,3 +170,46 @@ def _scatter(chart: Chart) -> dict[str, Any]:
             "yaxis": {"title": {"text": chart.unit, "font": {"size": FONT_SIZE}}, "zeroline": False},
         },
     }
+
+
+def sides_of(chart: Chart) -> list[str]:
+    """Of each point of a scatter: the side on which its label is nearer to the middle."""
+    ends = [x for x, _ in chart.curve] or chart.positions
+    low, high = min(ends), max(ends)
+    middle = math.sqrt(low * high) if chart.curve else (low + high) / 2
+    return ["right" if position <= middle else "left" for position in chart.positions]
+
+
+def _curve(chart: Chart) -> dict[str, Any]:
+    """The curve behind the points."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [x for x, _ in chart.curve],
+        "y": [y for _, y in chart.curve],
+        "line": {"color": BEFORE, "width": 2},
+        "hoverinfo": "skip",
+    }
+
+
+def _logarithmic(chart: Chart) -> dict[str, Any]:
+    axis = {"type": "log", "zeroline": False, "dtick": 1, "tickformat": ",~g"}
+    units = {"xaxis": chart.position_unit, "yaxis": chart.unit}
+    axes = {
+        name: axis | {"range": list(ends), "title": {"text": unit, "font": {"size": FONT_SIZE}}}
+        for (name, unit), ends in zip(units.items(), decades(chart), strict=True)
+    }
+    return _layout(chart) | {"margin": {"l": 56, "r": 16, "t": 12, "b": AXIS_HEIGHT}} | axes
+
+
+def decades(chart: Chart) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The powers of ten around all points and the curve, across and up."""
+    heights = [value for series in chart.series for value in series.values if value]
+    return (
+        _around([*chart.positions, *(x for x, _ in chart.curve)]),
+        _around([*heights, *(1.05 * y for _, y in chart.curve)]),  # so that no roof lies on the edge
+    )
+
+
+def _around(values: list[float]) -> tuple[int, int]:
+    return math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))

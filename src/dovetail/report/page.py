@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ def _record(record: Record, group: Sequence[Chart], identity: str, *, alone: boo
     return f"""<section class="record" id="{identity}">
 <h1>{escape(record.name)}</h1>
 <p class="lead">{lead}</p>
-<div class="cards">{"".join(_card(card) for card in cards(record))}</div>
+<div class="cards">{"".join(card_panel(card) for card in cards(record))}</div>
 {f'<p class="lead">{escape(record.speed)}</p>' if record.speed else ""}
 <h2>{"What changed" if alone else "Charts"}</h2>
 {figures([chart for chart in group if chart.key not in wide], identity)}
@@ -113,7 +113,8 @@ def _record(record: Record, group: Sequence[Chart], identity: str, *, alone: boo
 </section>"""
 
 
-def _card(card: Card) -> str:
+def card_panel(card: Card) -> str:
+    """A card as HTML."""
     return f"""<div class="card">{_badge(card.badge)}<div class="title">{escape(card.title)}</div>
 <div class="big">{escape(card.number)}</div><div class="change">{escape(card.change)}</div>
 <div class="before">{escape(card.before)}</div><div class="note">{escape(card.note)}</div></div>"""
@@ -152,19 +153,20 @@ def _script_json(value: Any) -> str:
 def _overview(records: Sequence[Record]) -> str:
     rows = "".join(
         f'<tr><td class="name"><a href="#record{index}">{escape(record.name)}</a></td>'
-        f"{_number(record.ratio, f'{record.ratio:.1f}')}{_number(record.file_bytes, format_bytes(record.file_bytes))}"
-        f"{_number(record.accuracy, f'{record.accuracy:.2%}')}{_loss(record)}</tr>"
+        f"{number(record.ratio, f'{record.ratio:.1f}')}{number(record.file_bytes, format_bytes(record.file_bytes))}"
+        f"{number(record.accuracy, f'{record.accuracy:.2%}')}{_loss(record)}</tr>"
         for index, record in enumerate(records)
     )
-    head = _head(("network",), ("times smaller", "file", records[0].metric, "change"))
-    return f'<div class="panel wide scroll" style="margin-bottom:16px"><table>{head}<tbody>{rows}</tbody></table></div>'
+    heading = head(("network",), ("times smaller", "file", records[0].metric, "change"))
+    table = f"<table>{heading}<tbody>{rows}</tbody></table>"
+    return f'<div class="panel wide scroll" style="margin-bottom:16px">{table}</div>'
 
 
 def _loss(record: Record) -> str:
     if record.original_accuracy is None:
-        return _number(0, "not measured")
+        return number(0, "not measured")
     difference = record.accuracy - record.original_accuracy
-    return _number(difference, points(difference))
+    return number(difference, points(difference))
 
 
 def _tensors(record: Record) -> str:
@@ -172,20 +174,20 @@ def _tensors(record: Record) -> str:
         f'<tr><td class="name">{escape(tensor.name)}</td><td class="number" data-value="{tensor.elements}">'
         f"{'&thinsp;&times;&thinsp;'.join(map(str, tensor.shape)) or 'scalar'}</td>"
         f"<td><code>{escape(tensor.format)}</code></td>"
-        f"{_number(tensor.density, f'{tensor.density:.1%}')}"
-        f"{_number(tensor.bits_per_weight, format_number(tensor.bits_per_weight))}"
-        f"{_number(4 * tensor.elements, format_bytes(4 * tensor.elements))}"
-        f"{_number(tensor.bits / 8, format_bytes(tensor.bits / 8))}"
-        f"{_number(tensor.bits, f'{32 * tensor.elements / tensor.bits:.1f}' if tensor.bits else '')}</tr>"
+        f"{number(tensor.density, f'{tensor.density:.1%}')}"
+        f"{number(tensor.bits_per_weight, format_number(tensor.bits_per_weight))}"
+        f"{number(4 * tensor.elements, format_bytes(4 * tensor.elements))}"
+        f"{number(tensor.bits / 8, format_bytes(tensor.bits / 8))}"
+        f"{number(tensor.bits, f'{32 * tensor.elements / tensor.bits:.1f}' if tensor.bits else '')}</tr>"
         for tensor in record.tensors
     )
     names = ("density", "bits per weight", "float32", "stored", "times smaller")
-    head = _head(("tensor",), ("shape",), ("stored as",), names)
+    heading = head(("tensor",), ("shape",), ("stored as",), names)
     return f"""<div class="panel" style="margin-top:16px"><h3>Every tensor of the file</h3>
-<div class="scroll tall"><table>{head}<tbody>{rows}</tbody></table></div></div>"""
+<div class="scroll tall"><table>{heading}<tbody>{rows}</tbody></table></div></div>"""
 
 
-def _head(*groups: tuple[str, ...]) -> str:
+def head(*groups: tuple[str, ...]) -> str:
     """A heading that sorts; the last group of columns, and "shape", hold numbers."""
     cells = [(name, group is groups[-1] or name == "shape") for group in groups for name in group]
     return "".join(
@@ -200,7 +202,8 @@ def _head(*groups: tuple[str, ...]) -> str:
     )
 
 
-def _number(value: float, text: str) -> str:
+def number(value: float, text: str) -> str:
+    """A cell that shows `text` and sorts by `value`."""
     return f'<td class="number" data-value="{value:.10g}">{escape(text)}</td>'
 
 
@@ -209,7 +212,7 @@ def _costs(record: Record) -> str:
         return ""
     rows = "".join(_cost_rows(cost, before) for cost, before in pairs(record))
     conditions = "".join(
-        f"<details><summary>{escape(cost.target)} {_badge(cost.how)}</summary>{_list(cost.conditions)}</details>"
+        f"<details><summary>{escape(cost.target)} {_badge(cost.how)}</summary>{fact_list(cost.conditions)}</details>"
         for cost in record.costs
     )
     return f"""<h2>Costs</h2>
@@ -251,9 +254,10 @@ def _provenance(record: Record) -> str:
 <div class="figures">
 <figure class="panel wide"><h3>Commands</h3><pre>{escape(chr(10).join(record.commands))}</pre></figure>
 {recipe_panel}
-<figure class="panel{"" if recipe else " wide"}"><h3>Provenance</h3>{_list(facts)}</figure>
+<figure class="panel{"" if recipe else " wide"}"><h3>Provenance</h3>{fact_list(facts)}</figure>
 </div>"""
 
 
-def _list(facts: dict[str, str]) -> str:
+def fact_list(facts: Mapping[str, str]) -> str:
+    """Names with what they are."""
     return f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullFormatter
 
-from dovetail.report.charts import Chart, Series
-from dovetail.report.figures import height
+from dovetail.report.charts import BEFORE, Chart, Series
+from dovetail.report.figures import decades, height, sides_of
 
 WIDTH_INCHES, DOTS_PER_INCH = 7.5, 160
 PIXELS_PER_INCH = 80
@@ -44,13 +45,12 @@ def picture(chart: Chart) -> bytes:
 
 def _draw_rows(chart: Chart, axes: Axes) -> None:
     rows = range(len(chart.labels))
-    ends = [0.0] * len(chart.labels)
     for index, series in enumerate(chart.series):
         if chart.kind == "line":
             axes.plot(_numbers(series.values), rows, "o-", color=series.colour, label=series.name)
         elif chart.kind == "stacked":
-            axes.barh(rows, _numbers(series.values), 0.65, ends, color=series.colour, label=series.name)
-            ends = [end + value for end, value in zip(ends, _numbers(series.values), strict=True)]
+            begins = [ends[index] for ends in chart.ends()]
+            axes.barh(rows, _numbers(series.values), 0.65, begins, color=series.colour, label=series.name)
         else:
             _draw_bars(chart, series, index, axes)
     axes.set_yticks(rows, chart.short_labels)
@@ -88,16 +88,25 @@ def _draw_bars(chart: Chart, series: Series, index: int, axes: Axes) -> None:
 
 
 def _draw_scatter(chart: Chart, axes: Axes) -> None:
-    middle = (min(chart.positions) + max(chart.positions)) / 2
+    below = 10 if chart.curve else 0
+    if chart.curve:
+        axes.plot(*zip(*chart.curve, strict=True), color=BEFORE, linewidth=2)
     for series in chart.series:
         values = _numbers(series.values)
         axes.plot(chart.positions, values, "o", color=series.colour, markersize=8)
-        for position, value, text in zip(chart.positions, values, chart.texts, strict=True):
-            offset, side = (9, "left") if position <= middle else (-9, "right")
+        for position, value, text, where in zip(chart.positions, values, chart.texts, sides_of(chart), strict=True):
+            offset, side = (9, "left") if where == "right" else (-9, "right")
             axes.annotate(
-                text, (position, value), (offset, 0), textcoords="offset points", ha=side, va="center", fontsize=9
+                text, (position, value), (offset, -below), textcoords="offset points", ha=side, va="center", fontsize=9
             )
-    axes.margins(0.06, 0.15)
+    if chart.curve:
+        across, up = decades(chart)
+        axes.set(xscale="log", yscale="log", xlim=[10.0**end for end in across], ylim=[10.0**end for end in up])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+            axis.set_minor_formatter(NullFormatter())
+    else:
+        axes.margins(0.06, 0.15)
     axes.set_xlabel(chart.position_unit, color=INK, fontsize=9)
     axes.set_ylabel(chart.unit, color=INK, fontsize=9)
 
