@@ -1,159 +1,209 @@
 """The closed form equals a simulation that runs all loops, access for access, and what it computes is the layer."""
 
 import itertools
-import math
+from collections.abc import Mapping as Table
+from dataclasses import replace
 from random import Random
 
-import numpy as np
 import pytest
 
 from dovetail.hardware.arch import Arithmetic, Chip, Dimension, Memory, OperationEnergy, Source
 from dovetail.hardware.counts import count
-from dovetail.hardware.layer import LOOPS, OPERANDS, Layer
-from dovetail.hardware.loops import Machine
+from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Operand
+from dovetail.hardware.loops import Element, Machine
 from dovetail.hardware.mapping import Mapping
 
-SOURCE = (Source(says="made up", status="assumed"),)
+from .random_mappings import random_chip, random_layer
 
 
-def _some(random, choices):
-    return tuple(choice for choice in choices if random.random() < 0.5)
-
-
-def _chip(random):
-    """Two to four levels, each operand through some of them; every kind of link; shared, per-row and per-element."""
-    dimensions = tuple(
-        Dimension(
-            name=name,
-            size=16,
-            unroll=LOOPS,
-            links={
-                "I": random.choice(("multicast", "forward", "none")),
-                "W": random.choice(("multicast", "forward", "none")),
-                "O": random.choice(("reduce", "forward", "none")),
-            },
-        )
-        for name in ("x", "y", "z")[: random.choice((0, 1, 2, 2, 3))]
-    )
-    per = tuple(dimension.name for dimension in dimensions)
-    memories = []
-    for level in range(random.choice((1, 2, 2, 3, 3))):
-        per = per if random.random() < 0.5 else _some(random, per)
-        memories.append(_memory(random, f"memory{level}", _some(random, OPERANDS) or OPERANDS, per, 1 << 20))
-    per = per if random.random() < 0.2 else ()
-    apart = random.sample(OPERANDS, random.choice((0, 0, 1)))
-    memories.append(_memory(random, "outermost", tuple(o for o in OPERANDS if o not in apart), per, None))
-    memories += [_memory(random, f"outermost {o}", (o,), per, None) for o in apart]
-    return Chip(
-        name="some chip",
-        title="",
-        kind="spatial",
-        clock_mhz=1.0,
-        node_nm=1.0,
-        dimension=dimensions,
-        arithmetic=Arithmetic(
-            operation=(OperationEnergy(input_bits=16, weight_bits=16, cycles=random.choice((1, 2, 0.5))),), sum_bits=32
-        ),
-        memory=tuple(memories),
-        source=SOURCE,
-        settings={"latched": _some(random, OPERANDS) if random.random() < 0.3 else ()}
-        | ({"halo_reuse": False} if random.random() < 0.2 else {}),
-    )
-
-
-def _memory(random, name, operands, per, size):
-    shared = random.random() < 0.3
-    return Memory(
-        name=name,
-        operands=operands,
-        bytes=size,
-        per=per,
-        width_bits=16,
-        read_bandwidth=random.choice((8, 64, 256) if shared else (None, 8, 64, 256)),
-        write_bandwidth=None if shared else random.choice((None, 8, 64, 256)),
-        shared_port=shared,
-        double_buffered=random.random() < 0.5,
-        compressed=_some(random, operands) if random.random() < 0.3 else (),
-    )
-
-
-def _layer_and_mapping(random, chip, most=160):
-    """Factors of 1 to 4 shuffled over time and space; loops that are padded; tiles as uneven as may be."""
-    temporal, spatial = [], {dimension.name: [] for dimension in chip.dimension}
-    macs = 1
-    for _ in range(random.randrange(9)):
-        loop, number = random.choice(LOOPS + ("P", "R", "Q", "S", "C")), random.choice((1, 2, 2, 3, 3, 4))
-        if macs * number > most:
-            continue
-        macs *= number
-        name = random.choice([None, *spatial])
-        if name is not None and math.prod(n for _, n in spatial[name]) * number <= 16 and random.random() < 0.7:
-            spatial[name].append((loop, number))
-        else:
-            temporal.append((loop, number))
-    covered = range(len(temporal) + 1)
-    mapping = Mapping(
-        spatial={name: tuple(factors) for name, factors in spatial.items()},
-        temporal=tuple(temporal),
-        inside=random.choice(covered),
-        held={o: tuple(sorted(random.choice(covered) for _ in chip.chain(o)[1:])) for o in OPERANDS},
-    )
-    extents = {
-        loop: number if random.random() < 0.8 else random.randint(1, number)
-        for loop, number in mapping.factors().items()
-    }
-    pairs = [(random.randint(1, 4), random.randint(1, 4)) if random.random() < 0.6 else (1, 1) for _ in range(2)]
-    layer = Layer(
-        "some layer",
-        extents,
-        *pairs,
-        bits={"I": random.choice((4, 8, 16)), "W": random.choice((2, 8)), "O": random.choice((8, 16))},
-        density={"I": 0.5, "W": 0.25, "O": 0.75},
-    )
-    return layer, mapping
-
-
-def _values(random, layer):
+def random_values(random: Random, layer: Layer) -> dict[Operand, dict[Element, int]]:
     """Integers for every input and weight, by their place."""
-    e, (rows, columns) = layer.extents, layer.input_size
-    shapes = {"I": (e["G"], e["N"], e["C"], rows, columns), "W": (e["G"], e["K"], e["C"], e["R"], e["S"])}
+    e = layer.extents
+    shapes: dict[Operand, tuple[int, ...]] = {
+        "I": (e["G"], e["N"], e["C"], *layer.input_size),
+        "W": (e["G"], e["K"], e["C"], e["R"], e["S"]),
+    }
     return {
         operand: {place: random.randint(-9, 9) for place in itertools.product(*map(range, shape))}
         for operand, shape in shapes.items()
     }
 
 
-def _convolution(layer, values):
-    e, (down, right), (rows, columns) = layer.extents, layer.stride, layer.dilation
-    sums = {}
-    for g, n, k, c, p, q, r, s in itertools.product(*(range(e[loop]) for loop in LOOPS)):
+def convolution(layer: Layer, values: Table[Operand, Table[Element, int]]) -> dict[Element, int]:
+    """The outputs as layer.py defines them."""
+    (down, right), (rows, columns) = layer.stride, layer.dilation
+    sums: dict[Element, int] = {}
+    for g, n, k, c, p, q, r, s in itertools.product(*(range(layer.extents[loop]) for loop in LOOPS)):
         product = values["W"][g, k, c, r, s] * values["I"][g, n, c, p * down + r * rows, q * right + s * columns]
         sums[g, n, k, p, q] = sums.get((g, n, k, p, q), 0) + product
     return sums
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_closed_form_equals_simulation(seed):
-    random = Random(seed)
-    for case in range(50):
-        chip = _chip(random)
-        layer, mapping = _layer_and_mapping(random, chip)
-        values = _values(random, layer)
-        machine = Machine(chip, layer, mapping, values)
-        outputs, counts = machine.run(), count(chip, layer, mapping)
-        told = f"seed {seed}, case {case}:\n{chip}\n{layer}\n{mapping}"
+def check(chip: Chip, layer: Layer, mapping: Mapping, values: Table[Operand, Table[Element, int]]) -> None:
+    """The mapping computes the layer, and the closed form says what it took."""
+    machine = Machine(chip, layer, mapping, values)
+    outputs, tally, counts = machine.run(), machine.tally, count(chip, layer, mapping)
+    told = f"{chip}\n{layer}\n{mapping}"
 
-        assert all(outputs[place] == value for place, value in _convolution(layer, values).items()), told
-        found = {(a.memory, a.operand, a.action): (a.elements, a.bits) for a in counts.accesses}
-        tally = machine.tally
-        assert found == {kind: (number, pytest.approx(tally.bits[kind])) for kind, number in tally.elements.items()}, (
-            told
+    assert outputs.items() >= convolution(layer, values).items(), told
+    accesses = {(access.memory, access.operand, access.action): access for access in counts.accesses}
+    assert {kind: access.elements for kind, access in accesses.items()} == tally.elements, told
+    assert {kind: access.bits for kind, access in accesses.items()} == pytest.approx(tally.bits), told
+    assert {(hops.dimension, hops.operand): hops.bits for hops in counts.hops} == +tally.hops, told
+    simulated = machine.cycles()
+    for part in ("computing", "filling", "draining", "stalled"):
+        assert getattr(counts.cycles, part) == pytest.approx(getattr(simulated, part)), f"{part}: {told}"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_closed_form_equals_simulation(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(50):
+        chip = random_chip(random)
+        layer, mapping = random_layer(random, chip)
+        check(chip, layer, mapping, random_values(random, layer))
+
+
+def accelerator(**changes: object) -> Chip:
+    """Two by two elements with registers, a buffer and an outermost memory."""
+    chip = Chip(
+        name="square",
+        title="",
+        kind="spatial",
+        clock_mhz=1.0,
+        node_nm=1.0,
+        dimension=(Dimension(name="x", size=4, unroll=LOOPS), Dimension(name="y", size=4, unroll=LOOPS)),
+        arithmetic=Arithmetic(operation=(OperationEnergy(input_bits=16, weight_bits=16),), sum_bits=32),
+        memory=(
+            Memory(name="register", operands=OPERANDS, bytes=1 << 10, per=("x", "y"), width_bits=16),
+            Memory(name="buffer", operands=OPERANDS, bytes=1 << 20, width_bits=16),
+            Memory(name="dram", operands=OPERANDS, width_bits=16),
+        ),
+        source=(Source(says="made up", status="assumed"),),
+    )
+    return replace(chip, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("seed", "spatial"), [(0, {}), (1, {"x": (("P", 2),), "y": (("R", 2),)})])
+def test_every_order_and_every_tile(seed: int, spatial: dict[str, tuple[tuple[str, int], ...]]) -> None:
+    chip = accelerator()
+    layer = Layer("layer", {"K": 2, "C": 2, "P": 4 if spatial else 3, "R": 4 if spatial else 2}, stride=(2, 1))
+    values = random_values(Random(seed), layer)
+    loops = (("K", 2), ("C", 2), ("P", 2 if spatial else 3), ("R", 2))
+    for temporal in itertools.permutations(loops):
+        for held in itertools.combinations_with_replacement(range(5), 2):
+            mapping = Mapping(spatial, temporal, 1, dict.fromkeys(OPERANDS, held))
+            check(chip, layer, mapping, values)
+
+
+def elements(chip: Chip, layer: Layer, mapping: Mapping, memory: str, operand: Operand) -> float:
+    counts = count(chip, layer, mapping)
+    return sum(access.elements for access in counts.accesses if (access.memory, access.operand) == (memory, operand))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holding_more_never_increases_traffic_further_out(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(100):
+        chip = random_chip(random)
+        chip = replace(chip, settings={**chip.settings, "halo_reuse": True})
+        layer, mapping = random_layer(random, chip, most=1000)
+        for operand in OPERANDS:
+            held = mapping.held[operand]
+            for level, outer in enumerate(chip.chain(operand)[1:]):
+                if held[level] < (*held, len(mapping.temporal))[level + 1]:
+                    more = tuple(number + (index == level) for index, number in enumerate(held))
+                    larger = replace(mapping, held={**mapping.held, operand: more})
+                    before = elements(chip, layer, mapping, outer.name, operand)
+                    assert elements(chip, layer, larger, outer.name, operand) <= before
+
+
+def test_a_matrix_product_by_hand() -> None:
+    """8 x 8 by 8 x 8, tiles of 4 x 4, each element one output: the figures of any textbook."""
+    layer = Layer("product", {"N": 8, "C": 8, "K": 8}, bits={"O": 8})
+    mapping = Mapping(
+        {"x": (("N", 4),), "y": (("K", 4),)},
+        temporal=(("C", 8), ("K", 2), ("N", 2)),
+        inside=0,
+        held={"I": (0, 1), "W": (0, 3), "O": (1, 1)},
+    )
+    found = {(a.memory, a.operand, a.action): a.elements for a in count(accelerator(), layer, mapping).accesses}
+    macs = 8 * 8 * 8
+    assert found["register", "I", "read"] == found["register", "O", "write"] == macs
+    assert found["register", "O", "read"] == macs - 64 + 64  # not for the first term; but for draining each output
+    assert found["buffer", "I", "read"] == found["buffer", "W", "read"] == macs // 4  # multicast to four
+    assert found["dram", "I", "read"] == 64  # four rows of N by all of C, for both K
+    assert found["dram", "W", "read"] == 64  # all held
+    assert found["dram", "O", "write"] == found["buffer", "O", "write"] == 64
+    assert ("dram", "O", "read") not in found
+
+
+def test_rows_of_a_window_are_fetched_once() -> None:
+    """Five rows of output, three of the filter: seven of the input, unless halos are fetched again."""
+    layer = Layer("convolution", {"P": 5, "R": 3})
+    mapping = Mapping({}, (("R", 3), ("P", 5)), 0, {"I": (1, 1), "W": (2, 2), "O": (0, 2)})
+    forgetful = accelerator(settings={"halo_reuse": False})
+    assert elements(accelerator(), layer, mapping, "dram", "I") == 7
+    assert elements(forgetful, layer, mapping, "dram", "I") == 15
+
+
+def test_rows_are_shared_along_diagonals() -> None:
+    """As in Eyeriss: filter rows across, output rows along; the nine elements take five rows of the input."""
+    layer = Layer("convolution", {"P": 3, "R": 3})
+    mapping = Mapping({"x": (("P", 3),), "y": (("R", 3),)}, (), 0, {"I": (0, 0), "W": (0, 0), "O": (0, 0)})
+    chip = accelerator()
+    assert elements(chip, layer, mapping, "dram", "I") == 5
+    found = {(a.memory, a.operand, a.action): a.elements for a in count(chip, layer, mapping).accesses}
+    assert found["buffer", "I", "read"] == 5
+    assert found["register", "I", "write"] == 9
+    assert found["buffer", "O", "write"] == 3
+
+
+def test_bandwidth_stalls_and_buffers_hide_it() -> None:
+    """Eight steps, each of one new weight of 16 bits through a port of 8 bits a cycle: 16 cycles."""
+    layer = Layer("product", {"K": 8})
+    mapping = Mapping({}, (("K", 8),), 0, {"I": (1, 1), "W": (0, 0), "O": (1, 1)})
+    chip = accelerator()
+    for double_buffered, stalled in ((True, {"dram": 14.0 - 8}), (False, {"buffer": 14.0})):
+        memory = tuple(
+            replace(m, double_buffered=double_buffered, read_bandwidth=8 if m.name == "dram" else None)
+            for m in chip.memory
         )
-        assert {(h.dimension, h.operand): h.bits for h in counts.hops} == {k: v for k, v in tally.hops.items() if v}, (
-            told
+        cycles = count(replace(chip, memory=memory), layer, mapping).cycles
+        assert (cycles.computing, cycles.filling, cycles.stalled) == (8, 4, stalled)  # first one weight and one input
+
+
+MAPPING = Mapping({"x": (("K", 4),)}, (("C", 4), ("K", 4), ("N", 4)), 1, {"I": (1, 1), "W": (1, 2), "O": (1, 2)})
+
+
+@pytest.mark.parametrize("how", ["compressed", "gates", "skips", "nothing"])
+def test_zeros_gain_only_what_the_chip_exploits(how: str) -> None:
+    dense = Layer("product", {"N": 4, "C": 4, "K": 16})
+    sparse = replace(dense, density={"I": 0.5})
+    chip = accelerator()
+    if how == "compressed":
+        chip = replace(chip, memory=(*chip.memory[:-1], replace(chip.memory[-1], compressed=("I",))))
+    elif how != "nothing":
+        chip = replace(chip, arithmetic=replace(chip.arithmetic, **{how: ("I",)}))
+    before, after = count(chip, dense, MAPPING), count(chip, sparse, MAPPING)
+    if how == "nothing":
+        assert after == before
+    done = 0.5 if how in ("gates", "skips") else 1.0
+    assert after.macs == before.macs * done
+    assert after.cycles.computing == before.cycles.computing * (0.5 if how == "skips" else 1.0)
+    for operand in OPERANDS:
+        saved = done if operand == "W" else 1.0  # a zero input saves the weight, but has to be read itself
+        assert after.bits("register", operand, "read") == pytest.approx(
+            before.bits("register", operand, "read") * saved if operand != "O" else after.bits("register", "O", "read")
         )
-        simulated = machine.cycles()
-        assert counts.cycles.total == pytest.approx(simulated.total), told
-        assert counts.cycles.filling == pytest.approx(simulated.filling), told
-        assert counts.cycles.draining == pytest.approx(simulated.draining), told
-        assert counts.cycles.stalled == pytest.approx(simulated.stalled), told
+    assert after.bits("register", "O") <= before.bits("register", "O")
+    assert after.bits("dram", "I") == before.bits("dram", "I") * (0.5 if how == "compressed" else 1.0)
+
+
+def test_what_is_stored_is_what_moves() -> None:
+    layer = Layer("product", {"N": 4, "C": 4, "K": 16}, bits={"W": 8}, stored_bits={"W": 100})
+    chip = accelerator()
+    chip = replace(chip, memory=(*chip.memory[:-1], replace(chip.memory[-1], compressed=("W",))))
+    counts = count(chip, layer, replace(MAPPING, held={**MAPPING.held, "W": (1, 3)}))
+    assert counts.bits("dram", "W") == pytest.approx(100)
+    assert counts.bits("buffer", "W", "write") == 4 * 16 * 8

@@ -124,7 +124,7 @@ class _Boundary:
     def _bits(self, memory: Memory) -> float:
         return bits_in(memory, self.layer, self.operand)
 
-    @property
+    @cached_property
     def _instances(self) -> int:
         """Instances of `inner` at work."""
         return product(self.above) * math.prod(product(factors) for _, factors in self.between)
@@ -146,7 +146,7 @@ class _Boundary:
         return _done(self.chip, self.layer, besides=self.operand) if own else 1
 
     def _advances(self) -> Iterator[tuple[int, dict[str, int]]]:
-        """How often the outside factors advance, and how far that moves the tile along each axis."""
+        """How often the outside factors advance and move the tile, and how far along each axis."""
         times, fallen = product(self.outside), dict.fromkeys(self.tile, 0)
         for axis, step, number in self.outside:
             times //= number
@@ -154,7 +154,7 @@ class _Boundary:
             if axis is not None:
                 distance[axis] += step
                 fallen[axis] += (number - 1) * step
-            if number > 1:
+            if number > 1 and any(distance.values()):
                 yield times * (number - 1), distance
 
     # Inputs and weights
@@ -245,7 +245,7 @@ class _Boundary:
         tiles = relevant(self.outside)
         if not self._kept:
             return product(self.outside), tiles
-        return 1 + sum(times for times, distance in self._advances() if any(distance.values())), tiles
+        return 1 + sum(times for times, _ in self._advances()), tiles
 
     @cached_property
     def _sent(self) -> list[int]:

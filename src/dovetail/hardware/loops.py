@@ -61,7 +61,7 @@ class Tally:
 
     elements: Counter[Kind] = field(default_factory=Counter)
     bits: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
-    hops: defaultdict[tuple[str, Operand], float] = field(default_factory=lambda: defaultdict(float))
+    hops: Counter[tuple[str, Operand]] = field(default_factory=Counter)
     ports: defaultdict[tuple[str, Position, str, str, str], float] = field(default_factory=lambda: defaultdict(float))
     """By memory, instance, action, phase and the memory further in that it was for ("" for processing elements)."""
 
@@ -241,7 +241,7 @@ class Machine:
                 groups[element][alone].append(position)
         return {element: list(together.values()) for element, together in groups.items()}
 
-    def _pass(self, operand: Operand, positions: Iterable[Position], bits: float) -> None:
+    def _pass(self, operand: Operand, positions: Iterable[Position], bits: int) -> None:
         """Hops between those that share: along the last dimension, then from there along the one before, and so on."""
         reached = set(positions)
         for axis, dimension in enumerate(self.chip.dimension, start=1):
