@@ -13,8 +13,10 @@ from dovetail.hardware.energy import (
     count,
     network_energy,
 )
+from dovetail.hardware.fused import Plan, fuse
 from dovetail.hardware.prices import EnergyTable, MemoryPrice, OperationPrice
 from dovetail.hardware.record import ChipRecord
+from dovetail.hardware.scaling import scaled
 from dovetail.hardware.simulation import MODELS, simulate
 
 __all__ = [
@@ -32,9 +34,12 @@ __all__ = [
     "NetworkEnergy",
     "Objective",
     "OperationPrice",
+    "Plan",
     "Traffic",
     "chip_names",
     "count",
+    "fuse",
     "network_energy",
+    "scaled",
     "simulate",
 ]

@@ -85,7 +85,8 @@ def fuse(
     """The partition of a chain of layers into groups that moves least off the chip.
 
     Args:
-        chain: layers each of which reads what the one before it wrote (pooled or not), for one input.
+        chain: layers each of which reads what the one before it wrote (pooled or not), for one input. Only their sizes
+            are looked at: leave out branches. A map before a fully connected layer counts as it is before pooling.
         blocks: blocks along each side of every map, or
         size: pixels along each side of a block; maps no larger than that stay whole.
         buffer_bytes: room for blocks of maps.
