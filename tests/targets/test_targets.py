@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dovetail.errors import TargetError
-from dovetail.hardware import EnergyModel, EnergyTable, Level, network_energy
+from dovetail.hardware import Chip, EnergyModel, EnergyTable, Level, chip_names, network_energy, simulate
 from dovetail.methods.constraint import constrain
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, freeze, to_torch
-from dovetail.targets import TARGETS, EnergyTarget, OnnxRuntimeTarget, Target, Timing, TorchTarget, load_target
+from dovetail.targets import (
+    TARGETS,
+    ChipTarget,
+    EnergyTarget,
+    OnnxRuntimeTarget,
+    Target,
+    Timing,
+    TorchTarget,
+    artefact_workload,
+    load_target,
+)
 from dovetail.targets.target import check_outputs
 from dovetail.targets.timing import latency, throughput, torch_threads
 from dovetail.workload import trace
@@ -117,6 +128,47 @@ class TestTiming:
     def test_refuses_nonsense(self, wrong: dict[str, int]) -> None:
         with pytest.raises(TargetError, match="Timing"):
             Timing(**wrong)
+
+
+class TestChips:
+    """Every chip is a target; the suite of chips is in tests/hardware/test_arch.py."""
+
+    @pytest.mark.parametrize("name", chip_names())
+    def test_costs_a_network_that_is_not_quantised(self, name: str, artefact: Artefact, inputs: Inputs) -> None:
+        cost = load_target(name).cost(artefact, inputs)
+        assert cost.target == name and cost.how == "modelled" and next(iter(cost.quantities)) == "energy"
+        assert all(quantity.value > 0 and quantity.unit for quantity in cost.quantities.values())
+        assert {"model", "prices", "arithmetic", "assumed", "validated against", "batch"} <= cost.conditions.keys()
+        for parts in cost.breakdown.values():
+            assert math.fsum(parts.values()) == pytest.approx(cost.quantities["energy"].value)
+
+    def test_is_what_the_simulation_says_of_the_stored_network(
+        self, tiny: Chip, artefact: Artefact, inputs: Inputs
+    ) -> None:
+        target = ChipTarget(tiny, batch=3, objective="latency")
+        cost = target.cost(artefact, inputs)
+        workload = artefact_workload(artefact, inputs)
+        stored = {o.name: o.stored_bits for op in workload.operations for o in op.with_role("weight")}
+        assert stored["3.weight"] == artefact.tensors["3.weight"].bits
+        found = simulate(tiny, workload.with_floats_as(8), batch=3, objective="latency")
+        assert cost.quantities["energy"].value == pytest.approx(found.picojoules / 3e6)
+        assert cost.quantities["latency"].value == pytest.approx(1e3 * found.seconds)
+        assert cost.conditions["batch"] == "3" and "8 bits" in cost.conditions["arithmetic"]
+        assert cost.conditions["validated against"] == "arithmetic in one's head"
+        assert cost.conditions["prices"].endswith("1 assumed, 1 memory")
+
+    def test_a_chip_of_ones_own_is_named_by_its_file(self, tiny: Chip, tiny_text: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(tiny_text)
+        assert load_target(str(tmp_path / "mine.toml")) == ChipTarget(tiny)
+
+    def test_fewer_bits_take_less_on_a_chip(self, tiny: Chip, inputs: Inputs) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].size, 64)).eval()
+        example = torch.from_numpy(inputs[:1])
+        plain = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
+        constrain(model, "1.weight", Uniform(4, model[1].weight.abs().max() / 7))
+        narrow = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
+        assert narrow["W"] == pytest.approx(plain["W"] / 2) and narrow["I"] == plain["I"]
 
 
 class TestEnergy:
