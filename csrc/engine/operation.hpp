@@ -1,0 +1,50 @@
+// One step of a program: reads activations, writes activations, holds its weights.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "primitives.hpp"
+#include "tensor.hpp"
+#include "threads.hpp"
+
+namespace dovetail::engine {
+
+using Id = int;  // of a tensor of the program
+
+struct Place {
+  const Tensor* tensor;
+  std::byte* data;
+};
+
+// What a step is run with: where each of its tensors lies, in the order of `reads`, then of `writes`.
+struct Run {
+  int batch;
+  std::span<const Place> reads, writes;
+  std::byte* scratch;  // scratch_bytes(threads.size()) bytes
+  Threads& threads;
+  const Primitives& primitives;
+};
+
+class Operation {
+ public:
+  std::vector<Id> reads, writes;
+  virtual ~Operation() = default;
+  virtual void run(const Run&) const = 0;
+  virtual std::size_t scratch_bytes(int threads) const { return 0 * threads; }
+  // For people: the kernel that runs it, as "direct convolution, int8, 4-bit codebook".
+  virtual std::string kernel() const = 0;
+};
+
+// What happens to a sum before it is written, in this order: times scale, plus bias, (plus the residual), activation,
+// limits; where the output is uint8, then divided by its scale, rounded to even, and its zero added.
+enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
+
+struct Epilogue {
+  std::vector<float> scale, bias;  // one for each (padded) output channel
+  bool residual = false;           // then reads.back() is added
+  Activation activation = Activation::none;
+  float low, high;
+};
+
+}  // namespace dovetail::engine
