@@ -14,6 +14,7 @@ from dovetail.hardware.energy import (
     network_energy,
 )
 from dovetail.hardware.fused import Plan, fuse
+from dovetail.hardware.mapping import Mapping, draw, problems
 from dovetail.hardware.prices import EnergyTable, MemoryPrice, OperationPrice
 from dovetail.hardware.record import ChipRecord
 from dovetail.hardware.scaling import scaled
@@ -30,6 +31,7 @@ __all__ = [
     "EnergyTable",
     "LayerCounts",
     "Level",
+    "Mapping",
     "MemoryPrice",
     "NetworkEnergy",
     "Objective",
@@ -38,8 +40,10 @@ __all__ = [
     "Traffic",
     "chip_names",
     "count",
+    "draw",
     "fuse",
     "network_energy",
+    "problems",
     "scaled",
     "simulate",
 ]

@@ -5,7 +5,7 @@ factor j advances by one, and with it all factors between the tile and j fall fr
 elements moves by the same distance d_j every time. That happens (f_j - 1) x (product of the factors outside j) times,
 and fetches what is new each time:
 
-    fetched = |tile| + sum over j of (f_j - 1) prod_{i > j} f_i |tile minus (tile shifted by -d_j)|
+    fetched = |tile| + sum over j of (f_j - 1) prod_{i > j} f_i |tile minus (tile shifted by d_j)|
 
 A factor that the operand does not depend on shifts by 0, so nothing is fetched: stationarity is no special case. The
 window of a convolution moves by less than its size, so only the rest is fetched: nor is the reuse of halos.
@@ -39,7 +39,7 @@ from dovetail.hardware.cost import Counts, Hops
 from dovetail.hardware.layer import OPERANDS, Layer, Operand
 from dovetail.hardware.mapping import Mapping, bits_in, view
 from dovetail.hardware.moves import Move, Port, accesses, cycles
-from dovetail.hardware.tiles import Steps, product, relevant, shifted, spread, volume
+from dovetail.hardware.tiles import Steps, product, relevant, spread, volume
 
 
 def count(chip: Chip, layer: Layer, mapping: Mapping) -> Counts:
@@ -47,15 +47,15 @@ def count(chip: Chip, layer: Layer, mapping: Mapping) -> Counts:
     boundaries = [boundary for operand in OPERANDS for boundary in _boundaries(chip, layer, mapping, operand)]
     moves = [move for boundary in boundaries for move in boundary.moves()]
     return Counts(
-        macs=layer.macs * _done(chip, layer),
+        macs=layer.macs * part_done(chip, layer),
         accesses=tuple(accesses(moves)),
         cycles=cycles(chip, layer, mapping, moves),
         hops=tuple(_hops(boundaries)),
     )
 
 
-def _done(chip: Chip, layer: Layer, besides: Operand | None = None) -> float:
-    """The part of the multiplications that no zero of an operand (other than `besides`) makes needless."""
+def part_done(chip: Chip, layer: Layer, besides: Operand | None = None) -> float:
+    """The part of the multiplications that no zero of an operand (other than `besides`) spares the chip."""
     watched = {*chip.arithmetic.gates, *chip.arithmetic.skips} - {besides}
     return math.prod(layer.density[operand] for operand in OPERANDS if operand in watched)
 
@@ -143,7 +143,7 @@ class _Boundary:
     def _spent(self) -> float:
         """The part of the accesses that zeros do not save: they do at a processing element's own memory."""
         own = not self._kept and not self.between
-        return _done(self.chip, self.layer, besides=self.operand) if own else 1
+        return part_done(self.chip, self.layer, besides=self.operand) if own else 1
 
     def _advances(self) -> Iterator[tuple[int, dict[str, int]]]:
         """How often the outside factors advance and move the tile, and how far along each axis."""
@@ -182,8 +182,8 @@ class _Boundary:
         reuse = self.chip.settings.get("halo_reuse", True)
         later = [0] * len(first)
         for times, distance in self._advances():
-            new = {
-                axis: mask & ~shifted(mask, -distance[axis]) if reuse or not distance[axis] else mask
+            new = {  # sets of sums are symmetric: either way as many are new
+                axis: mask & ~(mask >> abs(distance[axis])) if reuse or not distance[axis] else mask
                 for axis, mask in self.tile.items()
             }
             later = [sum_ + times * more for sum_, more in zip(later, self._together(new), strict=True)]

@@ -3,7 +3,7 @@
 It is the judge of `counts.py`, with which it shares no formula, and of the mapping itself: every multiplication takes
 its inputs from the memory next to it and every sum is made of the parts that arrive, so what lies in the outermost
 memory at the end is the layer's output only if all of that was right. For small layers: every multiplication takes
-some ten microseconds. Zeros are multiplied like all other values; gating and skipping are not simulated.
+some fifty microseconds. Zeros are multiplied like all other values; gating and skipping are not simulated.
 """
 
 from __future__ import annotations

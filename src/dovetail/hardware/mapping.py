@@ -113,16 +113,25 @@ def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
     return layer.bits[operand] * layer.density[operand]
 
 
+def held_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand) -> float:
+    """What one element takes in a tile: outputs, if anything is summed, are partial sums until they leave."""
+    if operand == "O" and any(layer.extents[loop] > 1 for loop in REDUCTION):
+        return chip.arithmetic.sum_bits
+    return bits_in(memory, layer, operand)
+
+
+def room(memory: Memory) -> float:
+    """Bytes that the tiles in one instance may take."""
+    return math.inf if memory.bytes is None else memory.bytes / (2 if memory.double_buffered else 1)
+
+
 def occupied(chip: Chip, layer: Layer, mapping: Mapping) -> dict[str, dict[Operand, float]]:
     """Bytes that the tiles of each operand take in one instance of each memory but the outermost."""
     found: dict[str, dict[Operand, float]] = {memory.name: {} for memory in chip.memory}
-    factors = mapping.factors()
-    summed = any(factors[loop] > 1 for loop in REDUCTION)
     for operand in OPERANDS:
         seen = view(chip, layer, mapping, operand)
         for memory, held in zip(chip.chain(operand), mapping.held[operand], strict=False):
-            partial = operand == "O" and summed
-            bits = chip.arithmetic.sum_bits if partial else bits_in(memory, layer, operand)
+            bits = held_bits(chip, layer, memory, operand)
             found[memory.name][operand] = volume(seen.tile(memory.per, held)) * bits / 8
     return found
 
@@ -170,11 +179,11 @@ def _overflows(chip: Chip, layer: Layer, mapping: Mapping) -> Iterator[str]:
     taken = occupied(chip, layer, mapping)
     for memory in chip.memory:
         needed = sum(taken[memory.name].values())
-        room = math.inf if memory.bytes is None else memory.bytes / (2 if memory.double_buffered else 1)
-        if needed > room:
+        if needed > room(memory):
             parts = ", ".join(f"{operand} {size:.0f}" for operand, size in taken[memory.name].items())
             half = " (half of it, for it is double-buffered)" if memory.double_buffered else ""
-            yield f"memory {memory.name!r} has room for {room:.0f} bytes{half}, its tiles take {needed:.0f} ({parts})"
+            there = f"room for {room(memory):.0f} bytes{half}"
+            yield f"memory {memory.name!r} has {there}, its tiles take {needed:.0f} ({parts})"
 
 
 def draw(chip: Chip, layer: Layer, mapping: Mapping) -> str:

@@ -38,17 +38,16 @@ def spread(sets: Mapping[str, int], factors: Iterable[Steps]) -> dict[str, int]:
     return sets
 
 
-def shifted(mask: int, distance: int) -> int:
-    return mask << distance if distance > 0 else mask >> -distance
-
-
 def volume(sets: Mapping[str, int]) -> int:
+    """The number of elements."""
     return math.prod(mask.bit_count() for mask in sets.values())
 
 
 def product(factors: Iterable[Steps]) -> int:
+    """How often the loops run."""
     return math.prod(factor.number for factor in factors)
 
 
 def relevant(factors: Iterable[Steps]) -> int:
+    """How often the loops run that the operand depends on."""
     return math.prod(factor.number for factor in factors if factor.axis is not None)
