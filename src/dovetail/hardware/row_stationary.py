@@ -121,43 +121,42 @@ def best_pass(chip: Chip, layer: Layer, objective: Objective = "energy") -> Pass
 
 
 def candidates(hardware: Hardware, layer: Layer) -> Iterator[Whole]:
-    """All passes that fit and may be best, in tables of one `e` each.
+    """All passes that fit and may be best, in tables of one `e` and `n` each.
 
-    Of n, e, p, q, r, t only the smallest with as many tiles is tried: a larger one moves as much and takes longer. Of
-    m, the most that the buffer has room for (inputs are fetched least often), and p * t (filters may stay).
+    Of n and e only the smallest with as many tiles are tried: they move the same, and even tiles take least time. Of m,
+    the most that the buffer has room for (inputs are fetched least often), and p * t (filters may stay).
     """
     loops = layer.extents
     array = hardware.rows, hardware.columns, hardware.folds(layer)[0]
     widest = ceil(loops["P"], folding(*array, loops["P"]).strips)
-    filter_words, sums = (hardware.words(hardware.spads[operand]) for operand in ("W", "O"))
-    n_p = list(itertools.product(_shares(loops["N"], loops["N"]), _shares(loops["K"], min(sums, filter_words))))
-    for e in _shares(loops["P"], widest):
+    p = np.arange(1, min(loops["K"], hardware.words(hardware.spads["O"])) + 1)
+    q = np.arange(1, min(loops["C"], hardware.words(hardware.spads["I"]) // loops["S"]) + 1)
+    for e, n in itertools.product(_shares(loops["P"], widest), _shares(loops["N"], loops["N"])):
         free = folding(*array, e)
-        rows = [
-            (0, n, e, p, q, r, t)
-            for q in _shares(loops["C"], hardware.words(hardware.spads["I"]) // loops["S"])
-            for r in _shares(ceil(loops["C"], q), free.above)
-            for n, p in n_p
-            for t in _shares(ceil(loops["K"], p), free.above // r * free.beside)
-        ]
-        if rows:
-            table = np.array(rows)
-            table = np.concatenate([_filters(hardware, layer, table, most) for most in (False, True)])
-            fits = np.all([needed <= there for _, needed, there in needs(hardware, layer, table)], axis=0)
-            if fits.any():
-                yield table[fits]
+        r, t = np.arange(1, free.above + 1), np.arange(1, free.above * free.beside + 1)
+        grid = np.stack([axis.ravel() for axis in np.meshgrid(p, q, r, t, indexing="ij")], axis=1)
+        table = np.column_stack([grid[:, 0] * grid[:, 3], np.full((len(grid), 2), (n, e)), grid])
+        table = table[_fit(hardware, layer, table)]
+        table = np.concatenate([table, _most_filters(hardware, layer, table)])
+        if len(table):
+            yield table
 
 
-def _filters(hardware: Hardware, layer: Layer, table: Whole, most: bool) -> Whole:
-    """The passes with m = p * t, or as many times that as the buffer has room for."""
-    _, n, e, p, q, r, t = table.T
-    m = p * t
-    if most:
-        inputs = input_rows(layer, e, hardware.folds(layer)[0]) * input_columns(layer) * q * r * n
-        banks = hardware.words(hardware.buffer) // hardware.bank - ceils(inputs, hardware.bank)
-        room = banks * hardware.bank // (n * e * layer.extents["Q"] * m)
-        m = m * np.clip(room, 1, ceils(layer.extents["K"], m))
-    return np.column_stack([m, table[:, 1:]])
+def _fit(hardware: Hardware, layer: Layer, table: Whole) -> NDArray[np.bool_]:
+    """Which of the passes fit."""
+    fits: NDArray[np.bool_] = np.all([needed <= there for _, needed, there in needs(hardware, layer, table)], axis=0)
+    return fits
+
+
+def _most_filters(hardware: Hardware, layer: Layer, table: Whole) -> Whole:
+    """The passes with as many times p * t filters as the buffer has room for, where that is more."""
+    m, n, e, _, q, r, _ = table.T
+    inputs = input_rows(layer, e, hardware.folds(layer)[0]) * input_columns(layer) * q * r * n
+    banks = hardware.words(hardware.buffer) // hardware.bank - ceils(inputs, hardware.bank)
+    room = banks * hardware.bank // (n * e * layer.extents["Q"] * m)
+    times = np.minimum(room, ceils(layer.extents["K"], m))
+    most: Whole = np.column_stack([m * times, table[:, 1:]])[times > 1]
+    return most
 
 
 def _shares(total: int, most: int) -> list[int]:

@@ -1,0 +1,292 @@
+"""The row-stationary dataflow: its array convolves, its closed forms equal the array, and the papers are met."""
+
+import itertools
+from collections import defaultdict
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dovetail.errors import TargetError
+from dovetail.hardware.arch import Chip
+from dovetail.hardware.cost import LayerCost
+from dovetail.hardware.layer import Layer
+from dovetail.hardware.row_stationary import best_pass, cost, layer_costs, problems
+from dovetail.hardware.row_stationary_array import Array, primitive
+from dovetail.hardware.row_stationary_pass import Folding, Hardware, Pass, folding, needs, traffic
+
+from . import eyeriss_papers as papers
+
+EYERISS = Chip.load("eyeriss")
+ON_CHIP = {memory.name for memory in EYERISS.memory} - {"dram"}
+
+
+def convolved(layer: Layer, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The convolution tap by tap."""
+    loops, (sh, sw), (dh, dw) = layer.extents, layer.stride, layer.dilation
+    outputs = np.zeros([loops[loop] for loop in ("G", "N", "K", "P", "Q")], np.int64)
+    for r, s in itertools.product(range(loops["R"]), range(loops["S"])):
+        seen = inputs[:, :, :, r * dh :: sh, s * dw :: sw][:, :, :, : loops["P"], : loops["Q"]]
+        outputs += np.einsum("gkc,gncpq->gnkpq", weights[..., r, s], seen)
+    return outputs
+
+
+def run(hardware: Hardware, layer: Layer, passes: Pass) -> tuple[bool, Array]:
+    """Whether the array's outputs are the convolution, and the array with what it counted."""
+    loops, random = layer.extents, np.random.default_rng(0)
+    inputs = random.integers(-9, 9, (loops["G"], loops["N"], loops["C"], *layer.input_size))
+    weights = random.integers(-9, 9, [loops[loop] for loop in ("G", "K", "C", "R", "S")])
+    array = Array(hardware, layer, passes, inputs, weights)
+    return bool(np.array_equal(array.run(), convolved(layer, inputs, weights))), array
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Hardware, Layer, Pass]:
+    """A layer, passes that fit, and an array as on the chip or so small that filters are folded."""
+
+    def whole(least: int, most: int) -> int:
+        return draw(st.integers(least, most))
+
+    ranges = {"G": 2, "N": 3, "K": 9, "C": 7, "P": 18, "Q": 4, "R": 11, "S": 6}
+    layer = Layer(
+        "any",
+        {loop: whole(1, most) for loop, most in ranges.items()},  # type: ignore[misc]
+        (whole(1, 4), whole(1, 4)),
+        (whole(1, 2), whole(1, 2)),
+    )
+    hardware = Hardware.of(EYERISS, layer)
+    if draw(st.booleans()):
+        hardware = replace(hardware, rows=whole(2, 5), columns=whole(2, 5))
+    p, t = whole(1, 4), whole(1, 3)
+    passes = Pass(p * t * whole(1, 3), whole(1, 3), whole(1, layer.extents["P"]), p, whole(1, 4), whole(1, 3), t)
+    assume(all(needed[0] <= there for _, needed, there in needs(hardware, layer, passes.table())))
+    return hardware, layer, passes
+
+
+class TestArray:
+    def test_primitive(self) -> None:
+        filters, inputs = np.array([[[1, 2, 3]]]), np.array([[[1, 0, 2, 0, 3, 0, 4]]])
+        assert primitive(filters, inputs, 3, 2, 1).tolist() == [[[7, 11, 15]]]
+
+    @pytest.mark.parametrize("taps", range(1, 12))
+    @pytest.mark.parametrize("stride", range(1, 5))
+    def test_convolves(self, taps: int, stride: int) -> None:
+        extents = {"N": 2, "K": 5, "C": 4, "P": 5, "Q": 3, "R": taps, "S": min(taps, 5)}
+        layer = Layer("any", extents, (stride, stride))  # type: ignore[arg-type]
+        hardware = Hardware.of(EYERISS, layer)
+        for e, t in ((5, 1), (2, 2)):
+            equal, _ = run(hardware, layer, Pass(4 * t, 2, e, 2, 2, 1, t))
+            assert equal
+
+    @settings(max_examples=80, deadline=None)
+    @given(cases())
+    def test_convolves_and_moves_what_the_closed_forms_say(self, case: tuple[Hardware, Layer, Pass]) -> None:
+        hardware, layer, passes = case
+        equal, array = run(hardware, layer, passes)
+        assert equal
+        closed = {place: int(elements[0]) for place, elements in traffic(hardware, layer, passes.table()).items()}
+        assert dict(array.moved) == closed
+
+
+class TestFolding:
+    @pytest.mark.parametrize(
+        ("height", "width", "fold", "replicate"),
+        [
+            (11, 55, (1, 4), (1, 1)),
+            (5, 27, (1, 1), (1, 1)),
+            (3, 13, (1, 1), (4, 1)),
+            (6, 1, (1, 1), (2, 14)),
+            (1, 1, (1, 1), (12, 14)),
+            (3, 224, (1, 4), (1, 1)),
+            (3, 112, (1, 2), (1, 1)),
+            (3, 56, (1, 1), (1, 1)),
+            (3, 28, (1, 1), (2, 1)),
+            (3, 14, (1, 1), (4, 1)),
+            (7, 1, (1, 1), (1, 14)),
+        ],
+    )
+    def test_equals_nn_dataflow(
+        self, height: int, width: int, fold: tuple[int, int], replicate: tuple[int, int]
+    ) -> None:
+        """All different layers of its alex_net and vgg_net on 12 x 14: MapStrategyEyeriss of nn-dataflow 2.1."""
+        found = folding(12, 14, height, width)
+        assert ((found.folds, found.strips), (found.above, found.beside)) == (fold, replicate)
+
+    def test_high_filters_are_folded(self) -> None:
+        assert folding(4, 4, 11, 9) == Folding(folds=3, strips=3, segments=1, above=1, beside=1)
+
+
+def figures(found: LayerCost) -> np.ndarray:
+    """Processing ms, total ms, MB of the buffer, MB of DRAM, mW of the chip without DRAM."""
+    cycles = found.counts.cycles
+    processing = cycles.total - cycles.stalled["dram"]
+    inside = sum(entry.picojoules for entry in found.energy if entry.place not in ("dram", "idle"))
+    milliwatts = inside * 1e-9 / (processing / EYERISS.clock_mhz * 1e-6) + EYERISS.idle_milliwatts
+    ms = np.array([processing, cycles.total]) / EYERISS.clock_mhz / 1e3
+    return np.array([*ms, *(found.counts.bits(name) / 8 / 2**20 for name in ("global_buffer", "dram")), milliwatts])
+
+
+def off(ours: np.ndarray, published: tuple[float, ...]) -> np.ndarray:
+    return np.abs(ours / np.array(published) - 1)
+
+
+class TestChip:
+    """JSSC'17: two constants are fitted to Table V (eyeriss.toml), none to Table VI."""
+
+    def test_alexnet(self) -> None:
+        layers = papers.alexnet(4)
+        ours = {name: figures(cost(EYERISS, layer, papers.MEASURED[name])) for name, layer in layers.items()}
+        for name, published in papers.TABLE_5.items():
+            processing, total, buffer, dram, power = off(ours[name], published)
+            assert processing < 0.08 and buffer < 0.1 and dram < 0.1 and power < 0.2
+            assert total < 0.12  # conv5's last maps leave while the next layer begins
+        added = sum(ours.values())
+        processing, total, buffer, dram, _ = off(added, papers.TABLE_5_TOTAL)
+        assert processing < 0.015 and total < 0.03 and buffer < 0.01 and dram < 0.06
+
+    def test_alexnet_with_table_3_as_printed(self) -> None:
+        layers = papers.alexnet(4)
+        ours = {name: figures(cost(EYERISS, layer, papers.TABLE_3[name])) for name, layer in layers.items()}
+        assert all(off(ours[name], published)[0] < 0.08 for name, published in papers.TABLE_5.items())
+        assert off(sum(ours.values()), papers.TABLE_5_TOTAL)[0] < 0.015
+        assert ours["conv3"][2] / papers.TABLE_5["conv3"][2] == pytest.approx(1.37, abs=0.01)  # see papers.MEASURED
+
+    @pytest.mark.parametrize(("name", "active"), [("conv1", 154), ("conv2", 135), ("conv3", 156), ("conv5", 156)])
+    def test_active_elements(self, name: str, active: int) -> None:
+        assert f"{active} of 168 elements" in cost(EYERISS, papers.alexnet(4)[name], papers.TABLE_3[name]).note
+
+    def test_buffer_as_in_table_3(self) -> None:
+        """Table III's allocation of the buffer fits to the bank; one more channel a pass would not have."""
+        layer = papers.alexnet(4)["conv4"]
+        assert not problems(EYERISS, layer, papers.TABLE_3["conv4"])
+        (problem,) = problems(EYERISS, layer, replace(papers.TABLE_3["conv4"], q=4))
+        assert "26 needed, 25 there" in problem
+
+    def test_vgg_that_was_not_looked_at(self) -> None:
+        ours = {}
+        for name, layer in papers.vgg(3).items():
+            ours[name] = figures(cost(EYERISS, layer, papers.VGG_PASSES[name.split("_")[0]]))
+            processing, total, buffer, _, power = off(ours[name], papers.VGG[name][4:])
+            assert processing < 0.05 and total < 0.12 and buffer < 0.06 and power < 0.12
+        processing, total, buffer, _, _ = off(sum(ours.values()), papers.TABLE_6_TOTAL)
+        assert processing < 0.015 and total < 0.02 and buffer < 0.03
+
+    def test_search_finds_no_worse_than_the_paper(self) -> None:
+        for name, layer in papers.alexnet(4).items():
+            for objective in ("energy", "latency", "edp"):
+                (found,) = layer_costs(EYERISS, [layer], objective)
+                published = cost(EYERISS, layer, papers.TABLE_3[name], objective)
+                assert found.value is not None and published.value is not None
+                assert found.value <= published.value * (1 + 1e-12)
+
+
+def isca_chip() -> Chip:
+    """What ISCA'16 analysed: 16 x 16 elements, 128 KB of buffer, energies relative to a multiplication, no gating."""
+    relative = {"ifmap_spad": 1, "filter_spad": 1, "psum_spad": 1, "filter_buffer": 6, "global_buffer": 6, "dram": 200}
+    arithmetic = replace(
+        EYERISS.arithmetic, gates=(), operation=(replace(EYERISS.arithmetic.operation[0], picojoules=1.0),)
+    )
+    memory = [replace(m, read_picojoules=relative[m.name], write_picojoules=relative[m.name]) for m in EYERISS.memory]
+    memory = [replace(m, bytes=120 * 1024) if m.name == "global_buffer" else m for m in memory]
+    return replace(
+        EYERISS,
+        idle_milliwatts=0,
+        dimension=tuple(replace(dimension, size=16, hop_picojoules=2 / 16) for dimension in EYERISS.dimension),
+        arithmetic=arithmetic,
+        memory=tuple(replace(m, compressed=()) for m in memory),
+        settings=dict(EYERISS.settings) | {"bank_bytes": 2},
+    )
+
+
+@pytest.mark.parametrize("name", papers.FIGURE_10)
+def test_energy_by_level_as_in_isca_2016(name: str) -> None:
+    layer = (papers.alexnet(16, dense=True) | papers.fully_connected(16))[name]
+    (found,) = layer_costs(isca_chip(), [layer])
+    levels: dict[str, float] = defaultdict(float)
+    for entry in found.energy:
+        levels["registers" if entry.place.endswith("spad") else entry.place] += entry.picojoules / 1e9
+    ours = [levels[place] for place in ("arithmetic", "dram", "registers")]
+    assert ours == pytest.approx(papers.FIGURE_10[name], rel=0.15, abs=0.01)
+
+
+class TestSearch:
+    @settings(max_examples=12, deadline=None)
+    @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.data())
+    def test_is_exact(self, images: int, k: int, c: int, p: int, taps: int, data: st.DataObject) -> None:
+        """No passes cost less than those found, of many others."""
+        layer = Layer("any", {"N": images, "K": k, "C": c, "P": p, "Q": 3, "R": taps, "S": taps})
+        objective = data.draw(st.sampled_from(["energy", "latency", "edp"]))
+        found = cost(EYERISS, layer, best_pass(EYERISS, layer, objective), objective).value
+        random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+        for n, e, p_, q, r, t, m in random.integers(1, [images + 1, p + 1, k + 1, c + 1, 5, k + 1, k + 1], (200, 7)):
+            passes = Pass(*(int(value) for value in (m * p_ * t, n, e, p_, q, r, t)))
+            if not problems(EYERISS, layer, passes):
+                other = cost(EYERISS, layer, passes, objective).value
+                assert found is not None and other is not None
+                assert found <= other * (1 + 1e-9), passes
+
+    def test_a_batch_shares_filters(self) -> None:
+        layer = papers.fully_connected(1)["fc2"]
+        one, many = (layer_costs(EYERISS, [replace(layer, extents=dict(layer.extents) | {"N": n})])[0] for n in (1, 16))
+        assert many.picojoules < 4 * one.picojoules
+
+
+class TestZeros:
+    def test_gate_and_compress(self) -> None:
+        layer, passes = papers.alexnet(4, dense=True)["conv3"], papers.MEASURED["conv3"]
+        dense, sparse = (cost(EYERISS, replace(layer, density={"I": d}), passes) for d in (1.0, 0.25))
+        assert sparse.counts.macs == dense.counts.macs / 4
+        assert sparse.counts.bits("filter_spad", "W", "read") == dense.counts.bits("filter_spad", "W", "read") / 4
+        assert sparse.counts.bits("ifmap_spad") == dense.counts.bits("ifmap_spad")
+        assert sparse.counts.bits("dram", "I") < dense.counts.bits("dram", "I") / 2
+        assert sparse.counts.cycles.computing == dense.counts.cycles.computing  # gated, not skipped
+
+    def test_zero_weights_and_fewer_bits_gain_nothing(self) -> None:
+        layer, passes = papers.alexnet(4)["conv3"], papers.MEASURED["conv3"]
+        plain = cost(EYERISS, layer, passes)
+        for other in (replace(layer, density=dict(layer.density) | {"W": 0.1}), replace(layer, bits={"I": 8, "W": 8})):
+            assert cost(EYERISS, other, passes).counts == plain.counts
+
+    def test_measured_maps_count_as_they_are_stored(self) -> None:
+        layer = replace(papers.alexnet(4)["conv3"], stored_bits={"O": 1000})
+        assert cost(EYERISS, layer, papers.MEASURED["conv3"]).counts.bits("dram", "O") == 1000
+
+
+class TestErrors:
+    def test_passes_that_do_not_fit(self) -> None:
+        with pytest.raises(TargetError, match=r"'conv3' does not fit.*'filter_spad'.*384 needed, 224 there"):
+            cost(EYERISS, papers.alexnet(4)["conv3"], replace(papers.TABLE_3["conv3"], p=32, q=4, m=128))
+
+    def test_a_window_wider_than_the_scratchpad(self) -> None:
+        layer = Layer("patches", {"K": 8, "C": 3, "P": 14, "Q": 14, "R": 16, "S": 16}, (16, 16))
+        with pytest.raises(TargetError, match=r"'patches' does not fit chip 'eyeriss'.*'ifmap_spad'.*16 needed, 12"):
+            layer_costs(EYERISS, [layer])
+
+    def test_another_kind_of_chip(self) -> None:
+        chip = replace(
+            EYERISS,
+            dimension=EYERISS.dimension[:1],
+            memory=tuple(
+                replace(memory, per=tuple(name for name in memory.per if name == "rows")) for memory in EYERISS.memory
+            ),
+        )
+        with pytest.raises(TargetError, match="two dimensions"):
+            layer_costs(chip, [papers.alexnet(4)["conv3"]])
+
+    @pytest.mark.parametrize("value", [0, "wide", None])
+    def test_settings(self, value: object) -> None:
+        chip = replace(EYERISS, settings=dict(EYERISS.settings) | {"sum_bus_bits": value})
+        with pytest.raises(TargetError, match=r"settings\.sum_bus_bits"):
+            layer_costs(chip, [papers.alexnet(4)["conv3"]])
+
+    def test_an_energy_that_is_missing(self) -> None:
+        memory = tuple(replace(m, read_picojoules=None) if m.name == "dram" else m for m in EYERISS.memory)
+        with pytest.raises(TargetError, match="'dram'"):
+            layer_costs(replace(EYERISS, memory=memory), [papers.alexnet(4)["conv3"]])
+
+
+def test_passes_print_as_in_the_paper() -> None:
+    assert str(papers.TABLE_3["conv3"]) == "m=64 n=4 e=13 p=16 q=4 r=1 t=4"
+    assert astuple(papers.TABLE_3["conv3"]) == (64, 4, 13, 16, 4, 1, 4)
