@@ -1,9 +1,13 @@
 """Records with invented numbers, to test how they are laid out; nothing here was measured."""
 
 import pytest
+import torch
+from torch import nn
 
 from dovetail.evaluation import HistoryRecord, Record, TensorRecord
+from dovetail.hardware import Chip, ChipRecord, simulate
 from dovetail.targets import Cost, Quantity
+from dovetail.workload import trace
 
 HOSTILE = '</script><script>alert("no")</script><b>&'
 RECIPE = """name = "deep_compression"
@@ -170,3 +174,12 @@ def hostile_record() -> Record:
             "commands": (HOSTILE,),
         }
     )
+
+
+@pytest.fixture
+def chip_record(tiny: Chip) -> ChipRecord:
+    """Three layers on the small chip."""
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(8 * 36, 10))
+    workload = trace(model.to("meta"), torch.empty(1, 4, 8, 8, device="meta"))
+    cost = simulate(tiny, workload, batch=2, bits=8)
+    return ChipRecord(network="net", cost=cost, objective="energy", densities="Nothing is zero.", command="dovetail")

@@ -13,8 +13,10 @@ from playwright.sync_api import Browser, ElementHandle, Page, sync_playwright
 
 from dovetail.errors import DovetailError
 from dovetail.evaluation import Record
-from dovetail.report import write_report
+from dovetail.hardware import ChipRecord
+from dovetail.report import write_chip_report, write_report
 from dovetail.report.charts import charts
+from dovetail.report.chip_charts import chip_charts
 
 from .conftest import HOSTILE, build_record
 
@@ -190,6 +192,19 @@ class TestInABrowser:
         for text in texts:
             assert box and text and box["x"] <= text["x"] and text["x"] + text["width"] <= box["x"] + box["width"]
         assert (tmp_path / "trade_off.png").exists() and (tmp_path / "2_lenet5_with_a_longer_name_size.png").exists()
+        assert not complaints
+
+
+class TestChipInABrowser:
+    def test_is_drawn_and_nothing_sticks_out(
+        self, page: Page, chip_record: ChipRecord, complaints: list[str], tmp_path: Path
+    ) -> None:
+        path = write_chip_report(chip_record, tmp_path)
+        for width in WIDTHS.values():
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(path.as_uri())
+            assert len(plots(page)) == len(chip_charts(chip_record))
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert not complaints
 
 

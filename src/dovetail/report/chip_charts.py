@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dovetail.hardware.cost import ARITHMETIC, IDLE
 from dovetail.hardware.layer import OPERANDS
-from dovetail.report.charts import ACCENT, OTHER_COLOURS, Chart, Series, format_number
+from dovetail.report.charts import ACCENT, Chart, Series, format_number
 
 if TYPE_CHECKING:
     from dovetail.hardware import Chip, ChipCost, ChipRecord
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 OPERAND_NAMES = {"I": "inputs", "W": "weights", "O": "outputs"}
 OPERAND_COLOURS = {"I": "#10b981", "W": "#8b5cf6", "O": "#f59e0b", ARITHMETIC: "#3b82f6", IDLE: "#94a3b8"}
 PLACE_COLOURS = {ARITHMETIC: "#3b82f6", IDLE: "#94a3b8"}
+LINK_COLOURS = ("#a3e635", "#eab308")
 MEMORY_COLOURS = ("#10b981", "#f59e0b", "#8b5cf6", "#ec4899", "#06b6d4", "#84cc16")
 OUTERMOST, COMPUTING, FILLING, DRAINING = "#ef4444", "#3b82f6", "#94a3b8", "#64748b"
 STEPS = ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ"))
-APART = 0.9, 0.15
+APART = 0.9, 0.3
 """Points of the roofline nearer to each other than so many powers of ten, across and up, share one label."""
 
 
@@ -205,7 +206,7 @@ def place_colours(chip: Chip) -> dict[str, str]:
     return (
         PLACE_COLOURS
         | dict(zip(inner, itertools.cycle(MEMORY_COLOURS), strict=False))
-        | dict(zip(links, itertools.cycle(OTHER_COLOURS), strict=False))
+        | dict(zip(links, itertools.cycle(LINK_COLOURS), strict=False))
         | {memory.name: OUTERMOST for memory in off_chip(chip)}
     )
 

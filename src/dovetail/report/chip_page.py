@@ -159,7 +159,7 @@ def _chip(record: ChipRecord) -> str:
         "area": "unknown" if chip.area_mm2 is None else f"{chip.area_mm2:g} mm²",
         "peak": f"{format_number(2e-9 * chip.peak_macs_per_second)} GOP/s",
         "memories": memories(chip),
-        "not counted": "; ".join(record.cost.left_out) or "nothing",
+        "not counted": ", ".join(part.partition(":")[0] for part in record.cost.left_out) or "nothing",
     }
     sources = "".join(
         f"<tr><td>{escape(where)}</td><td>{escape(source.status)}</td><td>{escape(source.says)}</td></tr>"

@@ -54,7 +54,6 @@ def chips_table(chips: Iterable[Chip]) -> Table:
 def sources_table(chip: Chip) -> Table:
     """Every source of a chip's numbers, and how they are known."""
     table = _table(f"{chip.name}: {chip.title}", "numbers", left=("known", "from"))
-    table.columns[0].overflow = "fold"
     for where, source in sourced(chip):
         table.add_row(Text(where), source.status, Text(source.says))
     return table
@@ -96,16 +95,18 @@ def statuses(chip: Chip) -> str:
 
 
 def _cycles(cost: ChipCost, title: str) -> Table:
-    names = ("MACs", "cycles", "computing", "filling, draining", "stalled", "in use", "of peak", "energy", "off chip")
-    table = _table(title, "layer", *names, left=("waits for", "above the bound"))
+    names = ("million MACs", "cycles", "computing", "filling, draining", "stalled", "in use", "of peak")
+    bounded = any(layer.lower_bound is not None for layer in cost.layers)
+    bound = ("above the bound",) * bounded
+    table = _table(title, "layer", *names, "energy", "off chip", *bound, left=("waits most for",))
     for layer in cost.layers:
-        table.add_row(*_cycle_cells(layer.layer.name, [layer], cost.chip))
+        table.add_row(*_cycle_cells(layer.layer.name, [layer], cost.chip, bounded=bounded))
     table.add_section()
-    table.add_row(*_cycle_cells(TOTAL, cost.layers, cost.chip), style="bold")
+    table.add_row(*_cycle_cells(TOTAL, cost.layers, cost.chip, bounded=bounded), style="bold")
     return table
 
 
-def _cycle_cells(name: str, layers: Sequence[LayerCost], chip: Chip) -> list[Text | str]:
+def _cycle_cells(name: str, layers: Sequence[LayerCost], chip: Chip, *, bounded: bool) -> list[Text | str]:
     cycles = [layer.counts.cycles for layer in layers]
     stalled: Counter[str] = Counter()
     for each in cycles:
@@ -113,7 +114,7 @@ def _cycle_cells(name: str, layers: Sequence[LayerCost], chip: Chip) -> list[Tex
     factor, unit = energy_unit(sum(layer.picojoules for layer in layers))
     return [
         Text(name or "(network)"),
-        format_number(sum(layer.layer.macs for layer in layers)),
+        format_number(sum(layer.layer.macs for layer in layers) / 1e6),
         f"{sum(each.total for each in cycles):,.0f}",
         f"{sum(each.computing for each in cycles):,.0f}",
         f"{sum(each.filling + each.draining for each in cycles):,.0f}",
@@ -122,8 +123,8 @@ def _cycle_cells(name: str, layers: Sequence[LayerCost], chip: Chip) -> list[Tex
         f"{of_peak(layers, chip):.1%}",
         f"{format_number(sum(layer.picojoules for layer in layers) / factor)} {unit}",
         format_bytes(sum(off_chip_bits(layer, chip) for layer in layers) / 8),
-        Text(", ".join(cause for cause, _ in stalled.most_common())),
-        above_bound(layers),
+        *([above_bound(layers)] if bounded else []),
+        Text(next((cause for cause, _ in stalled.most_common(1)), "")),
     ]
 
 
@@ -185,7 +186,7 @@ def _energy(cost: ChipCost) -> Table:
 def _table(title: str, first: str, *numbers: str, left: Sequence[str] = ()) -> Table:
     """A column of names, columns of numbers to the right, columns of words to the left."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right")
     for name in left:
