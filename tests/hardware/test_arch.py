@@ -9,7 +9,7 @@ import pytest
 from dovetail.errors import TargetError
 from dovetail.hardware import MODELS, Chip, ChipCost, chip_names
 from dovetail.hardware.arch import parse
-from dovetail.hardware.layer import OPERANDS
+from dovetail.hardware.layer import OPERANDS, Operand
 from dovetail.hardware.simulation import check, model_of, samples
 
 BROKEN = [
@@ -136,6 +136,23 @@ class TestEveryChip:
                 assert math.fsum(cost.by(view).values()) == pytest.approx(cost.picojoules)
             assert any(layer.counts.bits(memory) for memory in outermost)
             assert layer.lower_bound is None or layer.lower_bound <= (layer.value or 0) * (1 + 1e-9)
+
+    @pytest.mark.parametrize("operand", OPERANDS)
+    def test_zeros_save_what_the_chip_can_make_of_them_and_nothing_else(self, name: str, operand: Operand) -> None:
+        chip = Chip.load(name)
+        used = {*chip.arithmetic.gates, *chip.arithmetic.skips, *(o for each in chip.memory for o in each.compressed)}
+        sparse = [replace(layer, density={operand: 0.5}) for layer in samples(chip)]
+        for dense, thin in zip(check(chip), model_of(chip)(chip, sparse), strict=True):
+            if operand in used:
+                assert thin.picojoules < dense.picojoules
+            else:
+                assert thin.picojoules == pytest.approx(dense.picojoules) and thin.cycles == dense.cycles
+
+    def test_fewer_bits_never_cost_more(self, name: str) -> None:
+        chip = Chip.load(name)
+        narrow = [replace(layer, bits=dict.fromkeys(OPERANDS, chip.widest // 2)) for layer in samples(chip)]
+        for wide, thin in zip(check(chip), model_of(chip)(chip, narrow), strict=True):
+            assert thin.picojoules <= wide.picojoules and thin.cycles <= wide.cycles
 
     def test_more_bandwidth_is_never_slower(self, name: str) -> None:
         chip = Chip.load(name)
