@@ -1,5 +1,6 @@
 // One step of a program: reads activations, writes activations, holds its weights.
 #pragma once
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,14 +38,12 @@ class Operation {
 };
 
 // What happens to a sum before it is written, in this order: times scale, plus bias, (plus the residual), activation,
-// limits; where the output is uint8, then divided by its scale, rounded to even, and its zero added.
-enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
-
+// limits; where the output is uint8, then times 1 / its scale, rounded to even, and its zero added.
 struct Epilogue {
   std::vector<float> scale, bias;  // one for each (padded) output channel
   bool residual = false;           // then reads.back() is added
   Activation activation = Activation::none;
-  float low, high;
+  float low = -std::numeric_limits<float>::infinity(), high = std::numeric_limits<float>::infinity();
 };
 
 }  // namespace dovetail::engine

@@ -1,8 +1,70 @@
 // The inner loops, one set for each instruction set. Operations are loop nests over these and know no instruction set.
 #pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tensor.hpp"
 
 namespace dovetail::engine {
 
-struct Primitives;
+// A batch-reduce product of up to tile_pixels(blocks) pixels and 1, 2 or 4 blocks of 16 outputs:
+//   sums[p][16 b + o] = start[16 b + o] + sum over taps t, channels c of
+//                       input[pixels[p] + taps[t] + c] * weights[b * block_stride][t][c][o]
+// Weights of one byte lie in groups of four channels, [t][c / 4][o][c % 4]: channels is then a multiple of four.
+// Depthwise, an output has a tap's channel of its own number: input[pixels[p] + taps[t] + 16 b + o] * weights[..][t][o].
+template <class Input, class Weight, class Sum>
+struct Tile {
+  const Input* input;
+  const std::int32_t* pixels;
+  int pixel_count;
+  const std::int32_t* taps;
+  int tap_count, channels;
+  const Weight* weights;
+  std::ptrdiff_t block_stride;
+  int blocks;
+  const Sum* start;  // null: go on from what sums holds
+  Sum* sums;
+};
+
+enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
+
+// Sums of some pixels become outputs (operation.hpp says how); the same float32 operations in the same order at every
+// level, so that all levels give the same codes.
+template <class Sum>
+struct Finish {
+  const Sum* sums;  // [pixel][16 * blocks]
+  int pixel_count, blocks;
+  const float *scale, *bias;  // [16 * blocks]
+  const void* residual;       // null: none
+  const std::int32_t* residual_pixels;
+  Type residual_type;
+  float residual_scale, residual_zero;
+  Activation activation;
+  float low, high;
+  void* output;
+  const std::int32_t* output_pixels;
+  Type output_type;
+  float inverse_scale, zero;  // of the output's codes
+};
+
+struct Primitives {
+  const char* name;  // plain, avx2, avx512
+  int (*tile_pixels)(int blocks);
+  void (*product_float32)(const Tile<float, float, float>&);
+  void (*product_uint8)(const Tile<std::uint8_t, std::int8_t, std::int32_t>&);
+  void (*depthwise_float32)(const Tile<float, float, float>&);
+  void (*depthwise_uint8)(const Tile<std::uint8_t, std::int32_t, std::int32_t>&);
+  void (*finish_float32)(const Finish<float>&);
+  void (*finish_int32)(const Finish<std::int32_t>&);
+};
+
+// The best level that this processor has, or the one that the environment variable DOVETAIL_ISA names. Chosen once.
+const Primitives& primitives();
+// The named one; throws std::invalid_argument where there is none of this name or the processor lacks it.
+const Primitives& primitives(const std::string& name);
+// What this processor can run, the best first.
+std::vector<std::string> levels();
 
 }  // namespace dovetail::engine

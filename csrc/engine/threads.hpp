@@ -1,16 +1,38 @@
 // Threads that wait by spinning between the steps of one inference: a small network has no time to wake them.
 #pragma once
+#include <atomic>
 #include <functional>
+#include <thread>
+#include <vector>
 
 namespace dovetail::engine {
 
+// The items from `first` up to `last` of `count` that fall to one of several threads.
+struct Share {
+  int first, last;
+  Share(int count, int thread, int threads)
+      : first(int(std::int64_t(count) * thread / threads)), last(int(std::int64_t(count) * (thread + 1) / threads)) {}
+};
+
+// For one caller at a time.
 class Threads {
  public:
   explicit Threads(int count);
   ~Threads();
-  int size() const;
-  // Calls work(thread) on all of them, 0 being the caller, and returns when all are done.
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+  int size() const { return int(workers_.size()) + 1; }
+  // Calls work(thread) on all of them, 0 being the caller, and returns when all are done. Work may not throw.
   void each(const std::function<void(int)>& work);
+
+ private:
+  void serve(int thread);
+
+  std::vector<std::thread> workers_;
+  const std::function<void(int)>* work_ = nullptr;  // none: go home
+  // On cache lines of their own: one is written by the caller only, the other by all.
+  alignas(64) std::atomic<int> round_ = 0;
+  alignas(64) std::atomic<int> busy_ = 0;
 };
 
 }  // namespace dovetail::engine

@@ -1,0 +1,53 @@
+// Weights, and where a product reads them: packed once, or decoded from a compressed form just before use.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensor.hpp"
+
+namespace dovetail::engine {
+
+// Which input channels the 16 outputs of a block read: all, or those of their groups. For uint8 both are multiples of 4.
+struct Span {
+  int first, count;
+};
+
+// Packed weights of some blocks of outputs and some columns, as a Tile reads them.
+struct Panel {
+  const void* data;
+  std::ptrdiff_t block_stride;  // in elements
+};
+
+// The weight matrix [outputs][columns] of a convolution or product, in blocks of 16 outputs. A column is a tap and a
+// channel of the span, the channel running fastest: column = tap * span.count + channel - span.first.
+class Weights {
+ public:
+  Type type;         // of the activations that they are multiplied with: uint8 means that the weights are int8
+  int outputs, taps;
+  std::vector<Span> spans;  // of each block
+  int blocks() const { return int(spans.size()); }
+  virtual ~Weights() = default;
+  // Columns first .. first + count of some blocks that have the same span; `first` and `count` are multiples of 4.
+  // `room` has bytes for all of it, for those who must decode.
+  virtual Panel panel(int first_block, int blocks, int first, int count, std::byte* room) const = 0;
+  // For every (padded) output the sum of its weights, by which the input's zero is taken out. uint8 only.
+  virtual std::vector<std::int32_t> row_sums() const = 0;
+  virtual std::string kind() const = 0;  // for people: "int8", "4-bit codebook"
+};
+
+// What layer it is: outputs x (inputs / groups) x rows x columns, as in ONNX.
+struct WeightShape {
+  int outputs, inputs, rows = 1, columns = 1, groups = 1;
+};
+
+// The input channels that each block of 16 outputs reads.
+std::vector<Span> channel_spans(const WeightShape& shape, Type type);
+
+// Dense weights in C order (outputs, inputs / groups, rows, columns), packed.
+std::unique_ptr<Weights> pack(const float* weights, const WeightShape& shape);
+std::unique_ptr<Weights> pack(const std::int8_t* weights, const WeightShape& shape);
+
+}  // namespace dovetail::engine
