@@ -1,5 +1,6 @@
 """A chip file says all it must and nothing else; every chip of the package loads, is priced and is sourced."""
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,40 @@ def test_a_mistake_is_one_sentence_that_names_the_key(old: str, new: str, messag
     with pytest.raises(TargetError, match=message) as raised:
         parse(tiny_text.replace(old, new, 1))
     assert "\n" not in str(raised.value)
+
+
+WRONG = (
+    "-1",
+    "0",
+    "nan",
+    "1e400",
+    '""',
+    '"x"',
+    "[]",
+    "[[]]",
+    '[1, "a"]',
+    "{}",
+    "[{}]",
+    "true",
+    "1979-05-27",
+    f"{10**30}",
+)
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_whatever_stands_at_a_key_it_is_read_or_refused(value: str, tiny_text: str, tiny: Chip) -> None:
+    lines = tiny_text.splitlines()
+    for index, line in enumerate(lines):
+        if " = " in line:
+            changed = [*lines[:index], f"{line.partition(' = ')[0]} = {value}", *lines[index + 1 :]]
+            with contextlib.suppress(TargetError):
+                check(parse("\n".join(changed)))
+
+
+def test_a_file_cut_short_is_refused(tiny_text: str) -> None:
+    for length in range(0, tiny_text.index("[[memory]]"), 5):
+        with pytest.raises(TargetError):
+            parse(tiny_text[:length])
 
 
 def test_no_memory_for_an_operand(tiny_text: str) -> None:

@@ -212,7 +212,7 @@ def parse(text: str) -> Chip:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TargetError(_not_toml(str(error), text)) from error
-    for where, reason in (*keys.problems(tables, Chip), *unsourced(tables)):
+    for where, reason in itertools.chain(keys.problems(tables, Chip), unsourced(tables)):
         raise TargetError(f"{where} {reason}")
     try:
         return msgspec.convert(tables, Chip)

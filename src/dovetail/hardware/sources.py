@@ -46,7 +46,7 @@ def _sources(value: Any, path: str) -> Iterator[tuple[str, Table]]:
     if isinstance(value, Mapping):
         yield from ((path, source) for source in value.get("source", ()))
         for key, inner in value.items():
-            if key != "source":
+            if key not in ("source", "settings"):  # what settings hold, only their model knows
                 yield from _sources(inner, f"{path}{key}.")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
