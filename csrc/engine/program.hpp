@@ -17,7 +17,7 @@ class Program {
   explicit Program(int threads);
 
   Id add(const Tensor& tensor);
-  // One that is the caller's: of float32, where an operation that reads or writes it knows how it lies in memory.
+  // One that is the caller's; what reads or writes it knows how it lies in memory.
   Id add_external(const Tensor& tensor);
   // Operations run in the order in which they were added.
   void add(std::unique_ptr<Operation> operation);
@@ -25,45 +25,48 @@ class Program {
   // `externals` are the caller's arrays, in the order in which they were added. Callers wait for each other.
   void run(int batch, std::span<std::byte* const> externals);
 
-  const Tensor& tensor(Id id) const;
+  const Tensor& tensor(Id id) const { return entries_.at(id).tensor; }
+  int externals() const { return externals_; }
   std::vector<std::string> kernels() const;
   Arena arena(int batch);
-  // Seconds that each operation took in the last run.
-  const std::vector<double>& seconds() const { return seconds_; }
-  void time_operations(bool on) { timed_ = on; }
+  // Seconds that each operation takes, run on its own: the median of several runs of the whole.
+  std::vector<double> profile(int batch, std::span<std::byte* const> externals, int runs);
 
  private:
-  struct Layout {
-    Arena arena;
-    std::vector<Place> places;                  // of each operation's reads, then writes, one after the other
-    std::vector<std::vector<int>> borders;      // which of them each operation must find filled
-    std::vector<int> lasting;                   // those that nothing else lies over: filled once
-  };
   struct Entry {
     Tensor tensor;
-    int external;  // its place among the caller's, -1: in the arena
+    int external;  // its place among the caller's, -1 if it lies in the arena
+    int block;     // its place among the blocks of the arena, those of operations' scratch memory coming after
+    Block life;
   };
-
-  std::vector<Block> blocks(int batch) const;
-  Layout lay_out(int batch);
-  const Layout& prepare(int batch);
-  void connect(const Layout& layout, std::span<std::byte* const> externals);
-
-  std::vector<Entry> tensors_;
-  std::vector<std::unique_ptr<Operation>> operations_;
-  int externals_ = 0;
-  Threads threads_;
-  std::mutex mutex_;
-  std::map<int, Layout> layouts_;  // by batch
-  int filled_ = 0;                 // the batch whose lasting borders are filled
+  struct Step {
+    std::unique_ptr<Operation> operation;
+    std::size_t first_place;   // of its reads, then its writes, in places_
+    std::vector<Id> borders;   // those to be filled before it runs, as something else lay there
+  };
   struct Free {
     void operator()(std::byte* memory) const;
   };
+
+  std::vector<Block> blocks(int batch) const;
+  const Arena& laid_out(int batch);
+  void prepare(int batch);
+  void connect(std::span<std::byte* const> externals);
+  void run_step(const Step& step);
+  void fill_border(Id id);
+  std::byte* at(Id id) const;
+
+  std::vector<Entry> entries_;
+  std::vector<Step> steps_;
+  int externals_ = 0, blocks_ = 0;
+  Threads threads_;
+  std::mutex mutex_;
+  std::map<int, Arena> arenas_;  // by batch
   std::unique_ptr<std::byte, Free> memory_;
   std::size_t capacity_ = 0;
+  // What it is prepared for now.
+  int batch_ = 0;
   std::vector<Place> places_;
-  std::vector<double> seconds_;
-  bool timed_ = false;
 };
 
 }  // namespace dovetail::engine

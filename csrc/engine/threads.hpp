@@ -1,6 +1,7 @@
 // Threads that wait by spinning between the steps of one inference: a small network has no time to wake them.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <thread>
 #include <vector>
