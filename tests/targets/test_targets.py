@@ -168,7 +168,7 @@ class TestChips:
         plain = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
         constrain(model, "1.weight", Uniform(4, model[1].weight.abs().max() / 7))
         narrow = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
-        assert narrow["W"] == pytest.approx(plain["W"] / 2) and narrow["I"] == plain["I"]
+        assert narrow["weights"] == pytest.approx(plain["weights"] / 2) and narrow["inputs"] == plain["inputs"]
 
 
 class TestEnergy:

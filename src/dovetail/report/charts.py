@@ -24,11 +24,13 @@ PART_COLOURS = {
 ENERGY_COLOURS = {
     "arithmetic": "#3b82f6",
     "DRAM": "#ef4444",
+    "dram": "#ef4444",
+    "idle": "#94a3b8",
     "weights": "#8b5cf6",
     "inputs": "#10b981",
     "outputs": "#f59e0b",
 }
-OTHER_COLOURS = ("#10b981", "#f59e0b", "#ec4899", "#64748b", "#06b6d4")
+OTHER_COLOURS = ("#10b981", "#f59e0b", "#ec4899", "#64748b", "#06b6d4", "#84cc16", "#8b5cf6", "#a16207", "#f472b6")
 BEFORE, AFTER, ACCENT, SECOND = "#94a3b8", "#0d9488", "#0d9488", "#6366f1"
 LONGEST_LABEL = 24
 
@@ -188,7 +190,7 @@ def latency(record: Record) -> Chart | None:
                 )
             )
     how = " and ".join(sorted({cost.how for cost in record.costs if "latency" in cost.quantities}))
-    note = f"{how.capitalize()}: the median of single inferences; whiskers go from the 10th to the 90th percentile."
+    note = f"{how.capitalize()}: one inference; whiskers go from the 10th to the 90th percentile around the median."
     texts = tuple(
         " → ".join(f"{format_number(found[target].value)}" for found in (before, after) if target in found)
         + f" {quantity.unit}"

@@ -80,8 +80,8 @@ def _draw_bars(chart: Chart, series: Series, index: int, axes: Axes) -> None:
     values = _numbers(series.values)
     spread = None
     if series.low and series.high:
-        low = [v - end for v, end in zip(values, _numbers(series.low), strict=True)]
-        high = [end - v for v, end in zip(values, _numbers(series.high), strict=True)]
+        low = [0.0 if end is None else v - end for v, end in zip(values, series.low, strict=True)]
+        high = [0.0 if end is None else end - v for v, end in zip(values, series.high, strict=True)]
         spread = [low, high]
     whiskers = {"ecolor": INK, "capsize": 2, "elinewidth": 1}
     axes.barh(places, values, thickness, color=series.colour, label=series.name, xerr=spread, error_kw=whiskers)

@@ -12,6 +12,7 @@ from dovetail.targets.artefacts import artefact_workload
 from dovetail.targets.target import Cost, How, Inputs, Quantity, Target
 
 PICO_PER_MICRO = 1e6
+OPERAND_NAMES = {"I": "inputs", "W": "weights", "O": "outputs"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def _breakdown(found: ChipCost) -> dict[str, dict[str, float]]:
     layers: dict[str, float] = defaultdict(float)
     for layer in found.layers:
         layers[layer.layer.name or "(network)"] += layer.picojoules
-    views = {"level": found.by("place"), "operand": found.by("operand"), "layer": layers}
+    operands = {OPERAND_NAMES.get(name, name): part for name, part in found.by("operand").items()}
+    views = {"level": found.by("place"), "operand": operands, "layer": layers}
     return {
         view: {name: float(part / found.batch / PICO_PER_MICRO) for name, part in parts.items()}
         for view, parts in views.items()
