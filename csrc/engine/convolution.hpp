@@ -1,5 +1,6 @@
 // Convolutions and matrix products, straight on the activations: no matrix of patches is made.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,7 +17,8 @@ struct Window {
 };
 
 // reads = {input} or {input, residual}; writes = {output}. A matrix product of a sequence or a batch of vectors is a
-// convolution by a window of one pixel; a vector product after flattening has a window as large as the image.
+// convolution by a window of one pixel; a vector product after flattening has a window as large as the image. Throws
+// std::invalid_argument where these do not fit together.
 class Convolution : public Operation {
  public:
   Convolution(const Tensor& input, const Tensor& output, Window window, std::unique_ptr<Weights> weights,
@@ -26,28 +28,16 @@ class Convolution : public Operation {
   std::string kernel() const override;
 
  private:
+  template <class Input, class Weight, class Sum, class Product, class Finisher>
+  void run_with(const Run& run, const std::vector<Sum>& start, Product product, Finisher finisher) const;
+
   Window window_;
   std::unique_ptr<Weights> weights_;
   Epilogue epilogue_;
-  std::vector<std::int32_t> taps_;   // offsets in elements from the window's first pixel
-  std::vector<std::int32_t> start_;  // - zero of the input * sum of the output's weights; what sums begin with
-};
-
-// One weight for each tap and channel, outputs = inputs. Weights in C order (channels, 1, rows, columns).
-class Depthwise : public Operation {
- public:
-  Depthwise(const Tensor& input, const Tensor& output, Window window, const float* weights, Epilogue epilogue);
-  Depthwise(const Tensor& input, const Tensor& output, Window window, const std::int8_t* weights, Epilogue epilogue);
-  void run(const Run&) const override;
-  std::size_t scratch_bytes(int threads) const override;
-  std::string kernel() const override;
-
- private:
-  Window window_;
-  Epilogue epilogue_;
-  std::vector<float> weights_;              // [block][tap][16]
-  std::vector<std::int32_t> integers_, start_;
-  std::vector<std::int32_t> taps_;
+  std::vector<std::int32_t> taps_;        // offsets in elements from the window's first pixel
+  std::vector<std::int32_t> start_;       // what sums begin with: - zero of the input * sum of the output's weights
+  std::vector<float> zeros_;              // the same for float32
+  std::int64_t multiplications_ = 0;      // for one image
 };
 
 }  // namespace dovetail::engine

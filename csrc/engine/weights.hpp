@@ -11,6 +11,7 @@
 namespace dovetail::engine {
 
 // Which input channels the 16 outputs of a block read: all, or those of their groups. For uint8 both are multiples of 4.
+// Depthwise, the first is the block's first output and the count is 1: each output has one channel, of its own number.
 struct Span {
   int first, count;
 };
@@ -26,12 +27,14 @@ struct Panel {
 class Weights {
  public:
   Type type;         // of the activations that they are multiplied with: uint8 means that the weights are int8
+  bool depthwise;
   int outputs, taps;
   std::vector<Span> spans;  // of each block
   int blocks() const { return int(spans.size()); }
   virtual ~Weights() = default;
   // Columns first .. first + count of some blocks that have the same span; `first` and `count` are multiples of 4.
   // `room` has bytes for all of it, for those who must decode.
+  // Dense weights [column][16] of each block; [column / 4][16][4] if int8; depthwise int32 for uint8 activations.
   virtual Panel panel(int first_block, int blocks, int first, int count, std::byte* room) const = 0;
   // For every (padded) output the sum of its weights, by which the input's zero is taken out. uint8 only.
   virtual std::vector<std::int32_t> row_sums() const = 0;
@@ -41,12 +44,14 @@ class Weights {
 // What layer it is: outputs x (inputs / groups) x rows x columns, as in ONNX.
 struct WeightShape {
   int outputs, inputs, rows = 1, columns = 1, groups = 1;
+  bool depthwise() const { return groups > 1 && groups == inputs && groups == outputs; }
 };
 
 // The input channels that each block of 16 outputs reads.
 std::vector<Span> channel_spans(const WeightShape& shape, Type type);
 
-// Dense weights in C order (outputs, inputs / groups, rows, columns), packed.
+// Dense weights in C order (outputs, inputs / groups, rows, columns), packed. Depthwise where every channel is a group
+// and has one output.
 std::unique_ptr<Weights> pack(const float* weights, const WeightShape& shape);
 std::unique_ptr<Weights> pack(const std::int8_t* weights, const WeightShape& shape);
 
