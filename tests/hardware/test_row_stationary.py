@@ -3,6 +3,7 @@
 import itertools
 from collections import defaultdict
 from dataclasses import astuple, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -264,16 +265,22 @@ class TestErrors:
         with pytest.raises(TargetError, match=r"'patches' does not fit chip 'eyeriss'.*'ifmap_spad'.*16 needed, 12"):
             layer_costs(EYERISS, [layer])
 
-    def test_another_kind_of_chip(self) -> None:
-        chip = replace(
-            EYERISS,
-            dimension=EYERISS.dimension[:1],
-            memory=tuple(
-                replace(memory, per=tuple(name for name in memory.per if name == "rows")) for memory in EYERISS.memory
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"dimension": (*EYERISS.dimension, replace(EYERISS.dimension[0], name="layers"))}, "two dimensions"),
+            ({"memory": EYERISS.memory[1:]}, "three memories .* 2, 3, 3"),
+            ({"arithmetic": replace(EYERISS.arithmetic, skips=("I",))}, "skips nothing"),
+            ({"arithmetic": replace(EYERISS.arithmetic, gates=("W",))}, "gates inputs"),
+            (
+                {"memory": tuple(replace(m, double_buffered=m.name == "global_buffer") for m in EYERISS.memory)},
+                "'global_buffer'",
             ),
-        )
-        with pytest.raises(TargetError, match="two dimensions"):
-            layer_costs(chip, [papers.alexnet(4)["conv3"]])
+        ],
+    )
+    def test_another_kind_of_chip(self, change: dict[str, Any], says: str) -> None:
+        with pytest.raises(TargetError, match=f"Chip 'eyeriss': kind 'row_stationary'.*{says}"):
+            layer_costs(replace(EYERISS, **change), [papers.alexnet(4)["conv3"]])
 
     @pytest.mark.parametrize("value", [0, "wide", None])
     def test_settings(self, value: object) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ def layer_costs(chip: Chip, layers: Sequence[Layer], objective: Objective = "ene
     Raises:
         TargetError: a layer does not fit; it says where.
     """
-    return tuple(cost(chip, layer, best_pass(chip, layer, objective), objective) for layer in layers)
+    found = (cost(chip, layer, best_pass(chip, layer, objective), objective) for layer in layers)
+    return tuple(replace(best, lower_bound=best.value) for best in found)  # all others were tried
 
 
 def cost(chip: Chip, layer: Layer, passes: Pass, objective: Objective = "energy") -> LayerCost:
@@ -61,14 +63,14 @@ def cost(chip: Chip, layer: Layer, passes: Pass, objective: Objective = "energy"
     """
     if found := problems(chip, layer, passes):
         raise TargetError(f"Layer {layer.name!r} does not fit chip {chip.name!r} with passes {passes}: {found[0]}")
-    counts = count(chip, layer, passes)
+    hardware, counts = Hardware.of(chip, layer), count(chip, layer, passes)
     energy = price(chip, layer, counts)
-    used = min(layer.extents["R"], chip.dimension[0].size) * passes.e * passes.r * passes.t
+    used = hardware.folds(layer)[0] * passes.e * passes.r * passes.t
     return LayerCost(
         layer,
         counts,
         energy,
-        utilisation=layer.macs / (chip.elements * counts.cycles.computing),
+        utilisation=layer.macs * hardware.mac_cycles / (chip.elements * counts.cycles.computing),
         note=f"row-stationary passes {passes}: {used} of {chip.elements} elements",
         objective=objective,
         value=_value(objective, sum(entry.picojoules for entry in energy), counts.cycles.total),

@@ -83,6 +83,7 @@ class Hardware:
     buffer: Memory
     prefetch: Memory
     dram: Memory
+    mac_cycles: float
     word: int
     bank: int
     input_bus: float
@@ -93,22 +94,12 @@ class Hardware:
 
     @classmethod
     def of(cls, chip: Chip, layer: Layer) -> Hardware:
-        """Raises TargetError if the chip is not made as Eyeriss is, or does not compute as wide as the layer."""
-        chains = {operand: chip.chain(operand) for operand in OPERANDS}
-        if len(chip.dimension) != 2 or any(len(chain) != 3 for chain in chains.values()):
-            raise TargetError(
-                f"Chip {chip.name!r}: kind 'row_stationary' takes two dimensions (rows, columns) and three memories "
-                f"for each operand (in the element, buffer, DRAM), got {len(chip.dimension)} dimensions and "
-                f"{', '.join(f'{len(chain)} memories of {operand}' for operand, chain in chains.items())}"
-            )
-        if chains["I"][1:] != chains["O"][1:] or chains["W"][1] == chains["I"][1] or chains["W"][2] != chains["I"][2]:
-            raise TargetError(
-                f"Chip {chip.name!r}: kind 'row_stationary' has one buffer for inputs and sums, another for filters, "
-                "and one DRAM behind both"
-            )
+        """Raises TargetError if the chip is not made as Eyeriss is, or its arithmetic is narrower than the layer."""
+        for problem in _problems(chip):
+            raise TargetError(f"Chip {chip.name!r}: kind 'row_stationary' {problem}")
+        operation, chains = operation_for(chip, layer), {operand: chip.chain(operand) for operand in OPERANDS}
         rows, columns = chip.dimension
-        word = operation_for(chip, layer).input_bits
-        dram = chains["I"][2]
+        word, dram = operation.input_bits, chains["I"][2]
         return cls(
             rows=rows.size,
             columns=columns.size,
@@ -117,6 +108,7 @@ class Hardware:
             buffer=chains["I"][1],
             prefetch=chains["W"][1],
             dram=dram,
+            mac_cycles=operation.cycles,
             word=word,
             bank=_setting(chip, "bank_bytes") * 8 // word,
             input_bus=_setting(chip, "input_bus_bits") / word,
@@ -140,7 +132,7 @@ def needs(hardware: Hardware, layer: Layer, table: Whole) -> Iterator[tuple[str,
     """What each pass needs, how much of it, and how much there is."""
     m, n, e, p, q, r, t = table.T
     loops, height, words, spads = layer.extents, hardware.folds(layer)[0], hardware.words, hardware.spads
-    yield "m is a multiple of p * t: a remainder", m % (p * t), 0
+    yield "m, beyond a multiple of p * t: filters", m % (p * t), 0
     window = q * ((loops["S"] - 1) * layer.dilation[1] + 1)
     yield f"{spads['I'].name!r}, for a window of q channels: words", window, words(spads["I"])
     yield f"{spads['W'].name!r}, for a row of p filters and q channels: words", p * q * loops["S"], words(spads["W"])
@@ -253,7 +245,8 @@ def cycles(hardware: Hardware, layer: Layer, table: Whole, moved: dict[Place, ND
         loading = height * loops["S"] * filters * channels / hardware.filter_bus
         sums = filters * strip / hardware.sum_bus
         steps = images * loops["Q"]
-        computing = steps * np.minimum(p, filters) * np.minimum(q, channels) * loops["S"]
+        macs = steps * np.minimum(p, filters) * np.minimum(q, channels) * loops["S"]
+        computing = macs * hardware.mac_cycles
         arriving = rows * images * input_columns(layer) / hardware.input_bus - window
         slowest = np.maximum.reduce([computing, arriving, steps * sums])
         spent["computing"] = spent["computing"] + often * computing
@@ -299,6 +292,26 @@ def ceil(value: int, parts: int) -> int:
 
 def ceils(value: Whole | int, parts: Whole | int) -> Whole:
     return np.asarray(-(-value // parts))
+
+
+def _problems(chip: Chip) -> Iterator[str]:
+    """What a chip has that the model does not know, as the rest of a sentence."""
+    chains = {operand: chip.chain(operand) for operand in OPERANDS}
+    lengths = [len(chain) for chain in chains.values()]
+    if len(chip.dimension) != 2 or lengths != [3, 3, 3]:
+        yield (
+            "takes two dimensions (rows, columns) and three memories for each operand (in the element, buffer, DRAM), "
+            f"got {len(chip.dimension)} dimensions and {', '.join(map(str, lengths))} memories for I, W, O"
+        )
+    elif chains["I"][1:] != chains["O"][1:] or chains["W"][1] == chains["I"][1] or chains["W"][2] != chains["I"][2]:
+        yield "has one buffer for inputs and sums, another for filters, and one DRAM behind both"
+    if chip.arithmetic.skips or set(chip.arithmetic.gates) - {"I"}:
+        yield "gates inputs (arithmetic.gates) and skips nothing"
+    for memory in chip.memory:
+        if memory.double_buffered or (memory.compressed and memory.bytes is not None):
+            yield f"has nothing double buffered, and only DRAM compressed; leave that out of memory {memory.name!r}"
+        if memory.bytes is None and memory.write_bandwidth is not None:
+            yield f"has one link to {memory.name!r} for both ways: leave out write_bandwidth"
 
 
 def _setting(chip: Chip, name: str, least: int = 1) -> int:
