@@ -62,7 +62,7 @@ class TestThePaper:
 
     @pytest.mark.parametrize(("name", "tops"), [("MLP0", 12.3), ("LSTM0", 3.7), ("CNN0", 86.0)])
     def test_tops_of_table_3(self, name: str, tops: float) -> None:
-        """12.4, 4.2 and 70 here. CNN0's 86 TOPS do not agree with its 78.2 % active (72 TOPS), as the table itself says."""
+        """12.4, 4.2 and 70 here. CNN0's 86 TOPS do not agree with its 78.2 % active (72), as the table itself says."""
         assert tera_operations(TPU, applications()[name])[0] == pytest.approx(tops, rel=0.2)
 
     @pytest.mark.parametrize(
