@@ -14,7 +14,16 @@ RELU_FUNCTIONS = (functional.relu, torch.relu, torch.relu_)
 
 
 class _Tracer(fx.Tracer):
-    """Does not look into layers, constrained ones included."""
+    """Does not look into layers, constrained ones included. Notes the node that each call of a module gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, list[fx.Node | None]] = {}
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        value = super().call_module(m, forward, args, kwargs)
+        self.given.setdefault(self.path_of_module(m), []).append(value.node if isinstance(value, fx.Proxy) else None)
+        return value
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         own = m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
@@ -27,8 +36,22 @@ def symbolic(model: nn.Module) -> fx.GraphModule:
     Raises:
         ModelError: the forward pass depends on values, so that it has no fixed graph.
     """
+    return model if isinstance(model, fx.GraphModule) else _traced(model)[0]
+
+
+def returned(model: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
+    """The graph of `model`, and the node of what each module gives that is called exactly once, layer or not, by path.
+
+    Raises:
+        ModelError: as `symbolic`.
+    """
     if isinstance(model, fx.GraphModule):
-        return model
+        return model, called_once(model)
+    network, given = _traced(model)
+    return network, {path: nodes[0] for path, nodes in given.items() if len(nodes) == 1 and nodes[0] is not None}
+
+
+def _traced(model: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node | None]]]:
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
@@ -37,7 +60,7 @@ def symbolic(model: nn.Module) -> fx.GraphModule:
         raise ModelError(
             f"the network's graph cannot be read ({reason}); export it to ONNX and compress the .onnx file"
         ) from error
-    return fx.GraphModule(tracer.root, graph)
+    return fx.GraphModule(tracer.root, graph), tracer.given
 
 
 def called_once(network: fx.GraphModule) -> dict[str, fx.Node]:

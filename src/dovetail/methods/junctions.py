@@ -36,7 +36,7 @@ def junctions(network: fx.GraphModule) -> dict[str, Junction]:
         if following is not None and is_norm(following, modules):
             own, norm, following = following, str(following.target), only_user(following)
         last = own
-        if following is not None and _is_sum(following):
+        if following is not None and is_sum(following):
             last, following = following, only_user(following)
         result[path] = Junction(norm, own.name, last.name, following is not None and is_relu(following, modules))
     return result
@@ -101,7 +101,8 @@ def computing(network: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
     return part
 
 
-def _is_sum(node: fx.Node) -> bool:
+def is_sum(node: fx.Node) -> bool:
+    """Whether the node adds, be it two values or a value and a constant."""
     if node.op == "call_method":
         return node.target in ("add", "add_")
     return node.op == "call_function" and node.target in SUMS

@@ -81,9 +81,13 @@ class Editor:
             node.input[:] = [new if name == old else name for name in node.input]
 
     def replace(self, old: str, new: str) -> str:
-        """Let `new` take the place of `old` everywhere; the name that it has then, `old` at the graph's output."""
+        """Let `new` take the place of `old` everywhere; the name that it has then, `old` at the graph's output.
+
+        What only `old` was computed for is gone then.
+        """
         self.redirect(old, new, self.readers(old))
         if old not in self.ends:
+            self._discard(old)
             return new
         former, maker = self.producer(old), self.producer(new)
         assert former is not None and maker is not None
@@ -91,6 +95,15 @@ class Editor:
         self._rename(maker, new, old)
         self.redirect(new, old, self.readers(new))
         return old
+
+    def _discard(self, value: str) -> None:
+        """Take away the node that makes a value that nothing reads, and what then is not read either."""
+        node = self.producer(value)
+        if node is None or any(name in self.ends or self.readers(name) for name in node.output):
+            return
+        self.nodes = [other for other in self.nodes if other is not node]
+        for name in _inputs(node):
+            self._discard(name)
 
     def finish(self) -> None:
         """Write the nodes and constants that the output depends on back to the graph, each after what it reads."""

@@ -19,7 +19,6 @@ step; so that a value close to halfway between two codes may go to the other.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 import onnx
@@ -60,9 +59,11 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
     rewriter = _Rewriter(Editor(model.graph), artefact)
     rewriter.editor.fold_numbers()
     rewriter.pools(_ranks(model))
-    roundings = find_roundings(rewriter.editor)
-    for _, group in groupby(sorted(roundings, key=_place), key=_place):
-        rewriter.activation(list(group))
+    alike: dict[tuple[str, str], list[Rounding]] = {}
+    for rounding in find_roundings(rewriter.editor):
+        alike.setdefault((rounding.first.input[0], repr(rounding.grid)), []).append(rounding)
+    for roundings in alike.values():  # in the graph's order
+        rewriter.activation(roundings)
     for choice in find_choices(rewriter.editor):
         rewriter.choice(choice)
     names = [name for node in list(rewriter.editor.nodes) if (name := rewriter.layer(node)) is not None]
@@ -74,10 +75,6 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
             if not entry.domain:
                 entry.version = max(entry.version, INT4_OPSET)
     return model, names
-
-
-def _place(rounding: Rounding) -> tuple[str, str]:
-    return rounding.first.input[0], repr(rounding.grid)
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:
@@ -110,10 +107,19 @@ class _Rewriter:
         It is done where the value is made, and again after everything that only moves it.
         """
         source = roundings[0].first.input[0]
+        if self.is_on(source, roundings[0].grid):
+            for rounding in roundings:
+                self.held(self.editor.replace(rounding.result, source), self.grids[source])
+            return
         alone = len(self.editor.readers(source)) == len(roundings) and source not in self.editor.ends
         value, grid = self.on_grid(source, roundings[0].grid, alone)
         for rounding in roundings:
             self.held(self.editor.replace(rounding.result, value), grid)
+
+    def is_on(self, value: str, grid: Grid) -> bool:
+        """Whether rounding a value to the grid changes nothing."""
+        own = self.grids.get(value)
+        return own is not None and own.scale == grid.scale and grid.lowest <= own.lowest and own.highest <= grid.highest
 
     def on_grid(self, source: str, grid: Grid, alone: bool) -> tuple[str, Grid]:
         """The name of `source` put through bytes, where it is made and after what moves it; and what it can reach.
@@ -152,7 +158,10 @@ class _Rewriter:
             self.follow(reader, grid)
 
     def follow(self, node: NodeProto, grid: Grid) -> None:
-        """What only moves bytes gives bytes."""
+        """What only moves bytes gives bytes, and a ReLU that changes nothing is left out."""
+        if node.op_type == "Relu" and grid.lowest == 0 and node.output[0] not in self.editor.ends:
+            self.held(self.editor.replace(node.output[0], node.input[0]), grid)
+            return
         if node.input[0] not in self.grids or not (_moves(node) or self.pads_with_zero(node)):
             return
         readers = self.editor.readers(node.output[0])

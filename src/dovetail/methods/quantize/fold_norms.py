@@ -128,6 +128,7 @@ def normalizing(model: nn.Module, statistics: Sequence[Statistics]) -> Iterator[
     """
     norms = {path: m for path, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     buffers = {path: {k: v.clone() for k, v in norm.state_dict().items()} for path, norm in norms.items()}
+    places = {known.norm: model.get_submodule(known.norm) for known in statistics}
     for known in statistics:
         norm = known.kind(len(known.mean))
         norm.weight.data.copy_(known.deviation)
@@ -138,8 +139,8 @@ def normalizing(model: nn.Module, statistics: Sequence[Statistics]) -> Iterator[
     try:
         yield
     finally:
-        for known in statistics:
-            model.set_submodule(known.norm, nn.Identity())
+        for path, place in places.items():
+            model.set_submodule(path, place)
         for path, norm in norms.items():
             norm.load_state_dict(buffers[path])
             norm.eval()

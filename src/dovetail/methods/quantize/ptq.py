@@ -4,15 +4,17 @@ Jacob et al. Quantization and Training of Neural Networks for Efficient Integer-
 arXiv:1712.05877 (the grids); Nagel et al. ICCV 2019. arXiv:1906.04721 (equalisation, bias correction); He, Cheng. ECCV
 2018 (renormalisation).
 
-    fold the batch normalisations > equalise pairs of layers > choose the ranges of what layers read > quantise the
-    weights, by the scale of least output error for each output > restore the outputs' means (and deviations)
+    fold the batch normalisations > equalise pairs of layers > choose the ranges of what layers read, and of sums >
+    quantise the weights, by the scale of least output error for each output > restore the outputs' means (and
+    deviations)
 
 Without inputs the network is shown noise, and each normalised channel is given the mean and deviation that its batch
 normalisation knows (`normalizing`); ranges are then those of what comes out, whose tails are a normal distribution's.
 
 Departs from the papers: what is restored, and whether layers are equalised, is what brings the outputs closest to the
 original's. Rounded weights make outputs a little smaller, so that behind a ReLU their means alone can make it worse.
-Where "measured", the range of each layer's inputs is the one of the four rules that changes its outputs least.
+Where "measured", the range of each layer's inputs is the one of the four rules that changes its outputs least. Sums
+and their terms have SUM_BITS bits however few layers read.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ from dovetail.methods.quantize.calibration import RULES, clipped_range, grid, qu
 from dovetail.methods.quantize.equalization import equalize, pairs
 from dovetail.methods.quantize.fold_norms import Layer, Statistics, bias_of, fold, foldable, normalizing
 from dovetail.methods.quantize.mixed import chosen_bits
-from dovetail.methods.quantize.observation import Seen, observe
-from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.observation import VALUES, Seen, observe
+from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.rounding import adapt
+from dovetail.methods.quantize.sums import make_places, places, values
 from dovetail.methods.quantize.uniform import Uniform
 
 IMAGES = 250
@@ -46,6 +49,9 @@ IMAGES = 250
 
 ELEMENTS = 2**24
 """Numbers that these may have together."""
+
+SUM_BITS = 8
+"""Bits of sums and of what is added."""
 
 ROWS = 1024
 """Rows of what a layer sees on which grids are compared."""
@@ -83,6 +89,10 @@ class Ptq(Method):
 
     bias_correction: bool = True
     """Whether the means of the outputs may be restored."""
+
+    sums: bool = True
+    """Whether the sums of residual networks, and what they add, are quantised too, which takes no accuracy to speak of:
+    runtimes compute in integers only what is quantised at both ends. Not without `activation_bits`."""
 
     renormalize: bool = True
     """Whether their deviations may be restored too (with scales for each output)."""
@@ -167,7 +177,25 @@ class Ptq(Method):
             for path, what in seen.items():
                 rule, ends = self._range(trial.get_submodule(path), what, context.inputs is not None)
                 plan[weight_name(path)] |= {"input_bits": self.activation_bits, "range": list(ends), "rule": rule}
+            if self.sums:
+                self._plan_sums(trial, plan, known, context)
         return plan
+
+    def _plan_sums(self, trial: nn.Module, plan: Plan, known: list[Statistics], context: Context) -> None:
+        """Add the ranges of sums, and of what they add, to the rows of the layers that they come from. Layers that read
+        the same value with as many bits read it on the same grid."""
+        found = places(trial, [layer_path(name) for name in plan])
+        make_places(trial, [place.path for place in found])
+        rule = "min_max" if context.inputs is None else "mse" if self.calibration == "measured" else self.calibration
+        with _shown(trial, known, context):
+            seen = values(trial, found, _calibration(context), VALUES)
+        for place in found:
+            sample, extremes = seen[place.path]
+            ends = list(clipped_range(sample, SUM_BITS, rule, (float(extremes[0]), float(extremes[1]))))
+            plan[weight_name(place.layer)].setdefault("outputs", {})[place.path] = ends
+            for reader in place.readers:
+                if self.activation_bits == SUM_BITS:
+                    plan[weight_name(reader)] |= {"range": ends, "rule": rule}
 
     def _mixed(self, model: nn.Module, plan: Plan, mean_bits: float, context: Context) -> Plan:
         """The plan with bits of its own for each layer: by how the outputs change if it alone has so many, which is
@@ -199,7 +227,8 @@ class Ptq(Method):
         return rows
 
     def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
-        """Fold and equalise."""
+        """Fold, equalise, and make places for the quantisers of sums."""
+        make_places(model, [place for row in plan.values() for place in row.get("outputs", {})])
         known = {
             layer_path(name): fold(model, layer_path(name), row["norm"]) for name, row in plan.items() if "norm" in row
         }
@@ -263,12 +292,17 @@ class Ptq(Method):
         quantizer = Uniform(row["bits"], scales)
         constrain(model, name, quantizer)
         if "range" in row:
-            low, high = row["range"]
-            scale, zero = grid(low, high, row["input_bits"])
-            quantize_input(model, path, Uniform(row["input_bits"], torch.tensor(scale), torch.tensor(zero)))
+            quantize_input(model, path, _uniform(row["range"], row["input_bits"]))
+        for place, ends in row.get("outputs", {}).items():
+            quantize_output(model, place, _uniform(ends, SUM_BITS))
         if self.bias_correction and isinstance(layer, Layer):
             bias_of(layer)
         return quantizer
+
+
+def _uniform(ends: list[float], bits: int) -> Uniform:
+    scale, zero = grid(ends[0], ends[1], bits)
+    return Uniform(bits, torch.tensor(scale), torch.tensor(zero))
 
 
 @torch.no_grad()
