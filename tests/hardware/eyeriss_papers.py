@@ -67,6 +67,11 @@ VGG_PASSES = {
 """Not published. These are passes of the style of Table III that have the active elements (156 or 168), the accesses of
 the buffer and those of DRAM that Table VI tells; its latencies and power were not looked at."""
 
+VGG_DRAM_UNEXPLAINED = {"conv1_2", "conv4_2"}
+"""We count 82 MB of DRAM in conv1_2: 54 MB would take the sums of all 64 filters in the buffer, of three rows then, with
+144 elements active and not 156. And 27 MB in conv4_2, whose 20.6 MB are less than those of conv4_3, of the same shape
+but with fewer nonzeros."""
+
 FIGURE_10 = {
     # arithmetic, DRAM, register files, in 1e9 energies of a multiplication: ISCA'16 Fig. 10, batch 16, 256 elements,
     # by stanford-mast/nn_dataflow (test_eyeriss_isca16)
