@@ -46,6 +46,7 @@ Id Program::add(const Tensor& tensor) {
 
 Id Program::add_external(const Tensor& tensor) {
   entries_.push_back({tensor, externals_++, -1, {0, -1, -1}});
+  entries_.back().tensor.external = true;
   return Id(entries_.size()) - 1;
 }
 

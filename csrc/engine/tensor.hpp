@@ -20,8 +20,9 @@ struct Tensor {
   int rows = 1, columns = 1, channels = 1, border = 0;
   float scale = 1;
   int zero = 0;
+  bool external = false;  // the caller's array: float32, without padding or border
 
-  int padded_channels() const { return (channels + lanes - 1) / lanes * lanes; }
+  int padded_channels() const { return external ? channels : (channels + lanes - 1) / lanes * lanes; }
   std::ptrdiff_t row_elements() const { return std::ptrdiff_t(columns + 2 * border) * padded_channels(); }
   std::ptrdiff_t image_elements() const { return (rows + 2 * border) * row_elements(); }
   std::size_t bytes(int batch) const { return std::size_t(batch) * image_elements() * bytes_of(type); }

@@ -1,0 +1,110 @@
+#include "elementwise.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "rows.hpp"
+
+namespace dovetail::engine {
+
+namespace {
+
+bool same_shape(const Tensor& a, const Tensor& b) {
+  return a.rows == b.rows && a.columns == b.columns && a.channels == b.channels;
+}
+
+// Values a and b, of which only the first `channels` of each pixel count: the others may not become NaN.
+void calculate(Arithmetic arithmetic, const float* a, float unit_a, const float* b, float unit_b, int pixels,
+               int channels, int padded, float* result) {
+  for (int p = 0; p < pixels; ++p, a += padded, b += padded, result += padded) {
+    if (arithmetic == Arithmetic::subtract)
+      for (int c = 0; c < padded; ++c) result[c] = a[c] * unit_a - b[c] * unit_b;
+    else if (arithmetic == Arithmetic::multiply)
+      for (int c = 0; c < padded; ++c) result[c] = a[c] * unit_a * (b[c] * unit_b);
+    else {
+      for (int c = 0; c < channels; ++c) result[c] = a[c] * unit_a / (b[c] * unit_b);
+      std::fill(result + channels, result + padded, 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+Elementwise::Elementwise(const Tensor& a, const Tensor* b, const Tensor& output, Arithmetic arithmetic,
+                         Epilogue epilogue)
+    : arithmetic_(arithmetic),
+      vector_(b && !same_shape(a, *b)),
+      epilogue_(completed(std::move(epilogue), output)),
+      pixels_(pixels_at_once(output)),
+      channels_(output.channels),
+      padded_(output.padded_channels()) {
+  const bool fits = same_shape(a, output) && bool(b) == (arithmetic != Arithmetic::none) &&
+                    (!vector_ || (b->rows == 1 && b->columns == 1 && b->channels == a.channels));
+  if (!fits) throw std::invalid_argument("element-wise operation: shapes differ");
+  // A code counts units, which are then part of the scale; where two are combined, values are what they stand for.
+  if (!b || vector_ || arithmetic == Arithmetic::add)
+    for (float& scale : epilogue_.scale) scale *= unit(a);
+}
+
+std::size_t Elementwise::scratch_bytes(int threads) const {
+  return sizeof(float) * threads * (2 * pixels_ + 3) * padded_;
+}
+
+void Elementwise::run(const Run& run) const {
+  auto* room = reinterpret_cast<float*>(run.scratch);
+  vector_ ? spread(run, room) : combine(run, room);
+}
+
+// A vector for all pixels of an image becomes part of scale or bias.
+void Elementwise::spread(const Run& run, float* all_room) const {
+  const Place &a = run.reads[0], &b = run.reads[1];
+  each_row(run, [&](int thread, int image, int row) {
+    float* room = all_room + std::ptrdiff_t(thread) * (2 * pixels_ + 3) * padded_;
+    float *scale = room + 2 * pixels_ * padded_, *bias = scale + padded_;
+    const float* vector = values_at(b, b.tensor->at(image, 0, 0), padded_, bias + padded_);
+    for (int c = 0; c < padded_; ++c) {
+      const float v = vector[c] * unit(*b.tensor), s = epilogue_.scale[c];
+      scale[c] = arithmetic_ == Arithmetic::multiply ? s * v : arithmetic_ == Arithmetic::divide ? s / v : s;
+      bias[c] = epilogue_.bias[c];
+      if (arithmetic_ == Arithmetic::add) bias[c] += v;
+      if (arithmetic_ == Arithmetic::subtract) bias[c] -= v;
+    }
+    if (arithmetic_ == Arithmetic::divide) std::fill(scale + channels_, scale + padded_, 0.0f);
+    const Tensor& output = *run.writes[0].tensor;
+    for (int first = 0; first < output.columns; first += pixels_) {
+      const int count = std::min(pixels_, output.columns - first);
+      const float* values = values_at(a, a.tensor->at(image, row, first), std::ptrdiff_t(count) * padded_, room);
+      write(run, epilogue_, nullptr, {values, count, output.at(image, row, first), 0, scale, bias});
+    }
+  });
+}
+
+void Elementwise::combine(const Run& run, float* all_room) const {
+  const Place& a = run.reads[0];
+  const bool adds = arithmetic_ == Arithmetic::add, calculates = arithmetic_ > Arithmetic::add;
+  const Place* residual = adds ? &run.reads[1] : nullptr;
+  each_row(run, [&](int thread, int image, int row) {
+    float* room = all_room + std::ptrdiff_t(thread) * (2 * pixels_ + 3) * padded_;
+    const Tensor& output = *run.writes[0].tensor;
+    for (int first = 0; first < output.columns; first += pixels_) {
+      const int count = std::min(pixels_, output.columns - first);
+      const std::ptrdiff_t size = std::ptrdiff_t(count) * padded_;
+      const float* values = values_at(a, a.tensor->at(image, row, first), size, room);
+      if (calculates) {
+        const Place& b = run.reads[1];
+        const float* others = values_at(b, b.tensor->at(image, row, first), size, room + pixels_ * padded_);
+        calculate(arithmetic_, values, unit(*a.tensor), others, unit(*b.tensor), count, channels_, padded_, room);
+        values = room;
+      }
+      const std::ptrdiff_t beside = residual ? residual->tensor->at(image, row, first) : 0;
+      write(run, epilogue_, residual, {values, count, output.at(image, row, first), beside});
+    }
+  });
+}
+
+std::string Elementwise::kernel() const {
+  constexpr const char* names[] = {"", "add", "subtract", "multiply", "divide"};
+  return std::string("element-wise") + (arithmetic_ == Arithmetic::none ? "" : " ") + names[int(arithmetic_)];
+}
+
+}  // namespace dovetail::engine

@@ -1,0 +1,27 @@
+// Arithmetic on each value: of one tensor, of two of the same shape, or of one and a vector for all its pixels.
+#pragma once
+#include "operation.hpp"
+
+namespace dovetail::engine {
+
+enum class Arithmetic : std::uint8_t { none, add, subtract, multiply, divide };
+
+// reads = {a} or {a, b}; writes = {output}: the epilogue of `a (arithmetic) b`.
+class Elementwise : public Operation {
+ public:
+  Elementwise(const Tensor& a, const Tensor* b, const Tensor& output, Arithmetic arithmetic, Epilogue epilogue);
+  void run(const Run&) const override;
+  std::size_t scratch_bytes(int threads) const override;
+  std::string kernel() const override;
+
+ private:
+  void spread(const Run& run, float* room) const;
+  void combine(const Run& run, float* room) const;
+
+  Arithmetic arithmetic_;
+  bool vector_;  // b is one pixel for all of a's
+  Epilogue epilogue_;
+  int pixels_, channels_, padded_;
+};
+
+}  // namespace dovetail::engine
