@@ -84,6 +84,11 @@ class TestCharts:
         free = replace(record, cost=replace(cost, chip=replace(cost.chip, memory=memory)))
         assert {y for _, y in chart(free, "roofline").curve} == {2e-9 * cost.chip.peak_macs_per_second}
 
+    def test_without_traffic_there_is_no_roofline(self, record: ChipRecord) -> None:
+        layers = tuple(replace(layer, counts=replace(layer.counts, accesses=())) for layer in record.cost.layers)
+        still = replace(record, cost=replace(record.cost, layers=layers))
+        assert [found.key for found in chip_charts(still)] == [key for key in KEYS if key != "roofline"]
+
     def test_energies_have_a_fitting_unit(self) -> None:
         assert [energy_unit(value)[1] for value in (1, 1e3, 2e6, 3e9, 4e12)] == ["pJ", "nJ", "µJ", "mJ", "J"]
 

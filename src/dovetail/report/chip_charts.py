@@ -28,8 +28,9 @@ APART = 0.9, 0.3
 
 
 def chip_charts(record: ChipRecord) -> tuple[Chart, ...]:
-    """Every chart, in the order of the page."""
-    return energy_by_layer(record), timeline(record), roofline(record), energy_by_place(record)
+    """Every chart that this record has the numbers for, in the order of the page."""
+    possible = energy_by_layer(record), timeline(record), roofline(record), energy_by_place(record)
+    return tuple(chart for chart in possible if chart is not None)
 
 
 def energy_by_layer(record: ChipRecord) -> Chart:
@@ -47,7 +48,7 @@ def energy_by_layer(record: ChipRecord) -> Chart:
         "Energy by layer and memory",
         f"Modelled: what a batch of {cost.batch} spends, by where it is spent.",
         "stacked",
-        _names(cost),
+        _names(cost.layers),
         tuple(series),
         unit,
         tuple(f"{format_number(layer.picojoules / factor)} {unit}" for layer in cost.layers),
@@ -107,7 +108,7 @@ def timeline(record: ChipRecord) -> Chart:
         "When each layer runs",
         f"Modelled: a batch of {cost.batch} at {cost.chip.clock_mhz:g} MHz, the layers one after the other.",
         "stacked",
-        _names(cost),
+        _names(cost.layers),
         tuple(
             Series(name, tuple(milliseconds * value for value in values), colour)
             for name, colour, values in parts
@@ -120,27 +121,33 @@ def timeline(record: ChipRecord) -> Chart:
     )
 
 
-def roofline(record: ChipRecord) -> Chart:
-    """Operations per byte of off-chip traffic against operations per second, under the roof of the chip."""
+def roofline(record: ChipRecord) -> Chart | None:
+    """Operations per byte of off-chip traffic against operations per second, under the roof of the chip.
+
+    Off-chip memories without a limit of bandwidth leave the traffic of the others to count.
+    """
     cost, chip = record.cost, record.cost.chip
-    layers = [layer for layer in cost.layers if off_chip_bits(layer, chip)]
-    hertz = chip.clock_mhz * 1e6
-    intensity = [16 * layer.layer.macs / off_chip_bits(layer, chip) for layer in layers]
-    speed = [2e-9 * layer.layer.macs * hertz / layer.cycles for layer in layers]
+    limited = [memory for memory in off_chip(chip) if _bandwidth(memory) is not None] or list(off_chip(chip))
+    moved = [(layer, math.fsum(layer.counts.bits(memory.name) for memory in limited)) for layer in cost.layers]
+    points = [(layer, bits) for layer, bits in moved if bits]
+    if not points:
+        return None
+    intensity = [16 * layer.layer.macs / bits for layer, bits in points]
+    speed = [2e-9 * layer.layer.macs * chip.clock_mhz * 1e6 / layer.cycles for layer, _ in points]
+    names, memories = _names(layer for layer, _ in points), " and ".join(memory.name for memory in limited)
     return Chart(
         "roofline",
         "Roofline",
-        f"Modelled: a layer under the slope waits for {' and '.join(memory.name for memory in off_chip(chip))}, "
-        "one under the flat roof for the array.",
+        f"Modelled: a layer under the slope waits for {memories}, one under the flat roof for the array.",
         "scatter",
-        _names(cost, layers),
+        names,
         (Series("layers", tuple(speed), ACCENT),),
         "GOP/s",
-        _labels(_names(cost, layers), list(zip(intensity, speed, strict=True))),
+        _labels(names, list(zip(intensity, speed, strict=True))),
         wide=True,
         positions=tuple(intensity),
-        position_unit="operations per byte of off-chip traffic",
-        curve=_roof(chip, intensity),
+        position_unit=f"operations per byte to and from {memories}",
+        curve=_roof(chip, intensity, [_bandwidth(memory) or math.inf for memory in limited]),
     )
 
 
@@ -161,21 +168,19 @@ def _labels(names: Sequence[str], points: Sequence[tuple[float, float]]) -> tupl
     return tuple(labels)
 
 
-def _roof(chip: Chip, intensity: Sequence[float]) -> tuple[tuple[float, float], ...]:
+def _roof(chip: Chip, intensity: Sequence[float], bandwidths: Sequence[float]) -> tuple[tuple[float, float], ...]:
     """Corners of what the chip can do at most, over whole powers of ten."""
     peak = 2e-9 * chip.peak_macs_per_second
-    bandwidths = [_bandwidth(memory) for memory in off_chip(chip)]
-    limited = math.fsum(each for each in bandwidths if each is not None) if None not in bandwidths else math.inf
-    slope = limited / 8 * chip.clock_mhz * 1e-3  # GB/s, so GOP/s for one operation a byte
-    ridge = [peak / slope] if limited < math.inf else []
-    low, high = min((*intensity, *ridge), default=1.0), max((*intensity, *ridge), default=1.0)
+    slope = math.fsum(bandwidths) / 8 * chip.clock_mhz * 1e-3  # GB/s, so GOP/s for one operation a byte
+    ridge = [peak / slope] if slope < math.inf else []
+    low, high = min([*intensity, *ridge]), max([*intensity, *ridge])
     ends = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
     return tuple((x, min(peak, slope * x)) for x in (ends[0], *ridge, ends[1]))
 
 
 def _bandwidth(memory: Memory) -> float | None:
-    """Bits a cycle, reads and writes together; None without a limit."""
-    if memory.shared_port:
+    """Bits a cycle of an outermost memory, reads and writes together; None without a limit."""
+    if memory.shared_port or "O" not in memory.operands:  # without outputs nothing is written
         return memory.read_bandwidth
     if memory.read_bandwidth is None or memory.write_bandwidth is None:
         return None
@@ -224,5 +229,5 @@ def by_place(layer: LayerCost) -> dict[str, float]:
     return sums
 
 
-def _names(cost: ChipCost, layers: Iterable[LayerCost] | None = None) -> tuple[str, ...]:
-    return tuple(layer.layer.name or "(network)" for layer in (cost.layers if layers is None else layers))
+def _names(layers: Iterable[LayerCost]) -> tuple[str, ...]:
+    return tuple(layer.layer.name or "(network)" for layer in layers)

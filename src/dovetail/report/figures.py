@@ -207,7 +207,7 @@ def decades(chart: Chart) -> tuple[tuple[int, int], tuple[int, int]]:
     heights = [value for series in chart.series for value in series.values if value]
     return (
         _around([*chart.positions, *(x for x, _ in chart.curve)]),
-        _around([*heights, *(1.05 * y for _, y in chart.curve)]),  # so that no roof lies on the edge
+        _around([*(0.7 * value for value in heights), *(1.05 * y for _, y in chart.curve)]),  # nothing at the edge
     )
 
 

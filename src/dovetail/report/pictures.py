@@ -103,7 +103,7 @@ def _draw_scatter(chart: Chart, axes: Axes) -> None:
         across, up = decades(chart)
         axes.set(xscale="log", yscale="log", xlim=[10.0**end for end in across], ylim=[10.0**end for end in up])
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+            axis.set_major_formatter(lambda value, _: f"{value:,.9g}")
             axis.set_minor_formatter(NullFormatter())
     else:
         axes.margins(0.06, 0.15)
