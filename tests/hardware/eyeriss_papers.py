@@ -64,13 +64,14 @@ VGG_PASSES = {
     "conv4": Pass(64, 3, 7, 16, 2, 2, 4),
     "conv5": Pass(64, 3, 14, 16, 4, 2, 2),
 }
-"""Not published. These are passes of the style of Table III that have the active elements (156 or 168), the accesses of
-the buffer and those of DRAM that Table VI tells; its latencies and power were not looked at."""
+"""Not published. Many passes have the active elements (156 or 168) and, within 6 %, the buffer's accesses of Table VI;
+these are the quickest of them, or within 2 % of the quickest and nearer in DRAM accesses. The table's latencies and power
+are no part of that rule, but were in sight; slower passes, of fewer filters an element, explain its accesses as well."""
 
 VGG_DRAM_UNEXPLAINED = {"conv1_2", "conv4_2"}
-"""We count 82 MB of DRAM in conv1_2: 54 MB would take the sums of all 64 filters in the buffer, of three rows then, with
-144 elements active and not 156. And 27 MB in conv4_2, whose 20.6 MB are less than those of conv4_3, of the same shape
-but with fewer nonzeros."""
+"""We count 82 MB in conv1_2: 54 MB would take sums of all 64 filters in the buffer, so of three rows only, with 144
+elements active and not 156. And 27 MB in conv4_2: its 20.6 MB are less than those of conv4_3, which has the same shape
+and fewer nonzeros."""
 
 FIGURE_10 = {
     # arithmetic, DRAM, register files, in 1e9 energies of a multiplication: ISCA'16 Fig. 10, batch 16, 256 elements,

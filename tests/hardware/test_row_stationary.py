@@ -165,7 +165,7 @@ class TestChip:
         (problem,) = problems(EYERISS, layer, replace(papers.TABLE_3["conv4"], q=4))
         assert "26 needed, 25 there" in problem
 
-    def test_vgg_that_was_not_looked_at(self) -> None:
+    def test_vgg_with_nothing_changed(self) -> None:
         ours = {}
         for name, layer in papers.vgg(3).items():
             ours[name] = figures(cost(EYERISS, layer, papers.VGG_PASSES[name.split("_")[0]]))
