@@ -65,8 +65,9 @@ VGG_PASSES = {
     "conv5": Pass(64, 3, 14, 16, 4, 2, 2),
 }
 """Not published. Many passes have the active elements (156 or 168) and, within 6 %, the buffer's accesses of Table VI;
-these are the quickest of them, or within 2 % of the quickest and nearer in DRAM accesses. The table's latencies and power
-are no part of that rule, but were in sight; slower passes, of fewer filters an element, explain its accesses as well."""
+these are the quickest of them, or within 2 % of the quickest and nearer in DRAM accesses. The table's latencies and
+power are no part of that rule, but were in sight; slower passes, of fewer filters an element, explain its accesses as
+well."""
 
 VGG_DRAM_UNEXPLAINED = {"conv1_2", "conv4_2"}
 """We count 82 MB in conv1_2: 54 MB would take sums of all 64 filters in the buffer, so of three rows only, with 144
