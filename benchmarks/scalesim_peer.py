@@ -1,0 +1,128 @@
+"""SCALE-Sim 3 side by side: its compute cycles and ours, on layers of its own topologies, three dataflows, five arrays.
+
+    python benchmarks/scalesim_peer.py PYTHON
+
+PYTHON is the interpreter of an environment that has scalesim 3.0.0 (see scalesim_run.py). Layers are rows of its
+repository's topologies (scale-sim-v2@1179bd5 alexnet.csv, SCALE-Sim Resnet18.csv and MLperf_tiny/vww.csv), small enough
+for two minutes in all: it needs 706 CPU seconds for ResNet-50. Recorded in results/scalesim.json:
+
+    cycles      its own; `ours` is our computing + filling - 1, which must equal them: it reports the number of the last
+                cycle as their count
+    drained     our count until the last output has left, "os" included, where it takes sums out before they are
+                finished; and `stepped`, that of the array run cycle by cycle, where it is small enough
+    seconds     CPU time of its run, and of our `layer_costs` (every way to run the layer tried and priced)
+
+Beyond that they differ in what a layer is. It rounds the size of outputs up (224 pixels, kernel 11, stride 4: 55, not
+54, the last window being beyond the edge), has no padding, and takes a depthwise convolution whose name does not begin
+with DP for one filter over all channels; here outputs are what the network has, and groups are products of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from records import Rows, record
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.hardware.arch import Chip
+from dovetail.hardware.layer import OPERANDS, Layer
+from dovetail.hardware.systolic import layer_costs
+from dovetail.hardware.systolic_array import SPREAD, Array, Dataflow, lowered
+from dovetail.hardware.systolic_steps import run
+from dovetail.targets.timing import processor
+
+RESULTS = Path(__file__).parent / "results" / "scalesim.json"
+DATAFLOWS: tuple[Dataflow, ...] = ("ws", "os", "is")
+STEPPED = 200_000
+"""Multiply-accumulates up to which the array is also run cycle by cycle."""
+
+LAYERS = {  # input height and width, kernel height and width, channels, filters, stride
+    "issue 125": (4, 1, 1, 1, 4, 4, 1),
+    "vww Conv2D_1": (96, 96, 3, 3, 3, 8, 2),
+    "vww Conv2D_3": (24, 24, 1, 1, 16, 32, 1),
+    "vww Conv2D_7": (6, 6, 1, 1, 64, 128, 1),
+    "vww Conv2D_14": (3, 3, 1, 1, 256, 256, 1),
+    "vww DepthwiseConv2D_3": (24, 24, 3, 3, 32, 1, 1),
+    "vww FC": (1, 1, 1, 1, 256, 2, 1),
+    "resnet18 Conv4_s": (28, 28, 1, 1, 128, 256, 2),
+    "resnet18 Conv5_s": (14, 14, 1, 1, 256, 512, 2),
+    "resnet18 FC": (1, 1, 1, 1, 512, 1000, 1),
+    "alexnet Conv5": (13, 13, 3, 3, 384, 256, 1),
+}
+SMALL = tuple(name for name in LAYERS if name not in ("issue 125", "alexnet Conv5"))
+ARRAYS = {(4, 4): ("issue 125",), (16, 32): SMALL, (32, 32): SMALL, (64, 16): SMALL, (128, 128): ("alexnet Conv5",)}
+
+
+def layer_of(name: str) -> Layer:
+    """With SCALE-Sim's size of the output."""
+    height, width, kernel_height, kernel_width, channels, filters, stride = LAYERS[name]
+    rows, columns = math.ceil((height - kernel_height) / stride) + 1, math.ceil((width - kernel_width) / stride) + 1
+    extents = {"K": filters, "C": channels, "P": rows, "Q": columns, "R": kernel_height, "S": kernel_width}
+    return Layer(name, extents, (stride, stride), bits=dict.fromkeys(OPERANDS, 8))  # type: ignore[arg-type]
+
+
+def ours(name: str, dataflow: Dataflow, rows: int, columns: int) -> dict[str, Any]:
+    layer, array = layer_of(name), Array(rows, columns, dataflow, overlap=False)
+    extents = lowered(layer).extents
+    across, along, stream = SPREAD[dataflow]
+    cycles = array.cycles(math.ceil(extents[across] / rows) * math.ceil(extents[along] / columns), extents[stream])
+    found: dict[str, Any] = {"ours": int(cycles.computing + cycles.filling - 1), "drained": int(cycles.total)}
+    if layer.macs <= STEPPED:
+        random = np.random.default_rng(0)
+        shapes = (extents["pixels"], extents["window"]), (extents["window"], extents["filters"])
+        inputs, weights = (random.integers(-128, 128, shape).astype(np.int32) for shape in shapes)
+        happened = run(inputs, weights, rows, columns, dataflow, overlap=False)
+        assert (happened.output == inputs @ weights).all()
+        found["stepped"] = happened.cycles
+    chip = Chip.load(f"systolic_{dataflow}")
+    sizes = {"rows": rows, "columns": columns}
+    chip = replace(chip, dimension=tuple(replace(d, size=sizes[d.name]) for d in chip.dimension))
+    start = time.process_time()
+    layer_costs(chip, [layer], "latency")
+    return found | {"our_seconds": time.process_time() - start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("python", help="an interpreter that has scalesim 3.0.0")
+    cases: list[dict[str, Any]] = [
+        {"rows": rows, "columns": columns, "dataflow": dataflow, "layer": LAYERS[name], "name": name}
+        for (rows, columns), names in ARRAYS.items()
+        for name in names
+        for dataflow in DATAFLOWS
+    ]
+    command = [parser.parse_args().python, str(Path(__file__).with_name("scalesim_run.py"))]
+    answer = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True)
+    machine = {"machine": processor(), "date": datetime.date.today().isoformat(), "peer": "scalesim 3.0.0"}
+    rows: Rows = {}
+    for case, theirs in zip(cases, json.loads(answer.stdout), strict=True):
+        key = f"{case['name']}/{case['dataflow']}/{case['rows']}x{case['columns']}"
+        rows[key] = theirs | ours(case["name"], case["dataflow"], case["rows"], case["columns"]) | machine
+    record(RESULTS, rows)
+    show(rows)
+
+
+def show(rows: Rows) -> None:
+    table = Table("layer", "SCALE-Sim", "ours", "drained", "stepped", "its s", "our s", title="compute cycles")
+    for name, row in rows.items():
+        cells = [f"{row[key]:,}" if key in row else "" for key in ("cycles", "ours", "drained", "stepped")]
+        table.add_row(name, *cells, f"{row['seconds']:.2f}", f"{row['our_seconds']:.4f}")
+    equal = sum(row["cycles"] == row["ours"] for row in rows.values())
+    theirs, mine = (sum(row[key] for row in rows.values()) for key in ("seconds", "our_seconds"))
+    console = Console()
+    console.print(table)
+    console.print(f"equal in {equal} of {len(rows)}; {theirs:.1f} CPU seconds against {mine:.2f}")
+
+
+if __name__ == "__main__":
+    main()
