@@ -36,6 +36,7 @@ ORDER = (
     "report",
     "__init__",
     "arguments",
+    "cli_chips",
     "cli",
     "__main__",
 )

@@ -1,5 +1,6 @@
 """What the arguments of the command line mean: their types, and the network, data and recipe that they ask for."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ InputShape = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; else PyTorch's choice.")]
 
+console = Console(width=None if sys.stdout.isatty() else 160)
+"""Where tables go."""
 messages = Console(stderr=True)
 """Where notices and progress go."""
 

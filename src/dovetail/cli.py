@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import inspect
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import dovetail
-from dovetail import arguments
-from dovetail.arguments import ArtefactFile, Computed, Data, InputShape, Model, Targets, Threads, Weights, messages
+from dovetail import arguments, cli_chips
+from dovetail.arguments import ArtefactFile, Data, InputShape, Model, Targets, Threads, Weights, console, messages
 from dovetail.errors import DataError, DovetailError, ModelError
 from dovetail.optional import lazy
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from dovetail import train as training_room
     from dovetail.compression import Compressed
     from dovetail.data import Dataset
-    from dovetail.hardware import simulation
     from dovetail.networks import LoadedModel
     from dovetail.recipe import Recipe
     from dovetail.runtime import files
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
 else:
     torch, safetensors = lazy("torch"), lazy("safetensors.numpy")
     training_room, files = lazy("dovetail.train"), lazy("dovetail.runtime.files")
-    simulation = lazy("dovetail.hardware.simulation")
 
 app = typer.Typer(
     help="Cuts a neural network and the chip it runs on to fit each other.",
@@ -46,9 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-chips_app = typer.Typer(help="List the chips that there are; check one of your own.", invoke_without_command=True)
-app.add_typer(chips_app, name="chips")
-console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def main() -> None:
@@ -260,67 +253,6 @@ def profile(
     console.print(*dovetail.profile_tables(workload, dovetail.sparsity(network.module, workload)))
 
 
-@app.command()
-def simulate(
-    model: Computed,
-    on: Annotated[str, typer.Option(help="A chip's name (dovetail chips), or its .toml file.")],
-    batch: Annotated[int, typer.Option(min=1, help="How many inputs to compute at once.")] = 1,
-    objective: Annotated[
-        Literal["energy", "latency", "edp"], typer.Option(help="What each layer is mapped for the least of.")
-    ] = "energy",
-    bits: Annotated[
-        int | None, typer.Option(min=1, help="Compute with integers of so many bits; else as wide as the network says.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Count the zeros of activations on this data set's first image.")
-    ] = None,
-    weights: Weights = None,
-    input_shape: InputShape = None,
-    report: Annotated[Path | None, typer.Option(help="Write report.html, record.json and pictures there.")] = None,
-) -> None:
-    """Show what a network costs on a chip: cycles, stalls, accesses and energy, by layer and in total."""
-    chip = dovetail.Chip.load(on)
-    workload, densities = arguments.workload_of(model, weights, data, input_shape)
-    with messages.status("mapping") as status:
-        cost = dovetail.simulate(
-            chip,
-            workload,
-            batch=batch,
-            objective=objective,
-            bits=bits,
-            progress=lambda done, of: status.update(f"mapping layer {done + 1} of {of}"),
-        )
-    record = dovetail.ChipRecord(
-        network=Path(model).stem if model.endswith(".dvt") else model,
-        cost=cost,
-        objective=objective,
-        densities=densities,
-        command=shlex.join(["dovetail", *sys.argv[1:]]),
-    )
-    console.print(*dovetail.chip_tables(record))
-    if report is not None:
-        print(dovetail.write_chip_report(record, report))
-
-
-@chips_app.callback()
-def chips(context: typer.Context) -> None:
-    """List the chips: what they are made of, and where their numbers come from."""
-    if context.invoked_subcommand is None:
-        console.print(dovetail.chips_table(map(dovetail.Chip.load, dovetail.chip_names())))
-
-
-@chips_app.command("check")
-def check_chip(chip: Annotated[str, typer.Argument(help="A .toml file, or a chip's name.")]) -> None:
-    """Check a chip: its keys, its sources, and that it can compute a small convolution and a small matrix product."""
-    loaded = dovetail.Chip.load(chip)
-    costs = simulation.check(loaded)
-    console.print(dovetail.chips_table([loaded]), dovetail.sources_table(loaded))
-    for cost in costs:
-        print(
-            f"{cost.layer.name} of {cost.layer.macs:,} MACs: {cost.cycles:,.0f} cycles, {cost.picojoules / 1e3:,.1f} nJ"
-        )
-
-
 @app.command("inspect")
 def inspect_(artefact: ArtefactFile) -> None:
     """Show what each tensor of an artefact is stored as, the bytes by part, the checksum and the provenance."""
@@ -403,6 +335,10 @@ def report(
 ) -> None:
     """Show records side by side in one HTML page."""
     print(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out))
+
+
+app.command()(cli_chips.simulate)
+app.add_typer(cli_chips.chips_app, name="chips")
 
 
 def _progress() -> Progress:
