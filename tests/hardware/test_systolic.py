@@ -95,6 +95,25 @@ class TestCycleByCycle:
             assert (sooner.output != inputs @ weights).any()
 
 
+@EACH
+@given(stream=st.integers(1, 40), tiles=st.integers(1, 4), cut=st.integers(1, 40), each=st.sampled_from([1, 2]))
+def test_a_stream_in_pieces_is_tiles_of_several_lengths(
+    dataflow: Dataflow, stream: int, tiles: int, cut: int, each: int
+) -> None:
+    lengths = [min(cut, stream - start) for start in range(0, stream, cut)]
+    length = math.ceil(stream / len(lengths))
+    lengths = [length] * (len(lengths) - 1) + [stream - length * (len(lengths) - 1)]
+    rows, columns = 5, 7
+    streams = [each * length for length in lengths] * tiles
+    alone = [stream + 2 * rows + columns - 2 for stream in streams]
+    serial, overlapping = (
+        Array(rows, columns, dataflow, overlap).cycles(tiles, stream, len(lengths), each).total
+        for overlap in (False, True)
+    )
+    assert serial == sum(alone)
+    assert overlapping == sum(max(stream, rows) for stream in streams[:-1]) + alone[-1]
+
+
 def at_the_edge(counts: Counts, action: str) -> Counter[Operand]:
     """Elements read and written beyond the registers and short of DRAM, for or by the array."""
     found: Counter[Operand] = Counter()
