@@ -11,7 +11,10 @@ that ZigZag maps, its architecture becomes our `Chip` and its loop nest our `Map
                words have them, its elements do not); the same for every processing element, where a sum is spread
                over several; and the width of sums: it moves all at the partial width through a memory to which some
                come back, we the last of them at the finished one
-    mapping    energy times delay of its mapping and of our best, both by our model, and both by its own; CPU seconds
+    mapping    energy times delay of its mapping and of our best, both by our model, and both by its own; CPU seconds.
+               By its model ours may lose: it prices a transfer narrower than a word as a word, and lets what a memory
+               holds for the whole layer come and go while the array computes. Where its mapping does not fit our
+               memories (`its_fits`), it takes finished outputs at their own width, we at that of sums
 
 Both count the nest with whole factors and a fetched padding. What ZigZag itself prices where it unrolls fractions and
 cuts the input is recorded too (`shipped`). Results go to results/zigzag.json.
@@ -25,7 +28,9 @@ import json
 import math
 import re
 import subprocess
+import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +45,8 @@ from dovetail.hardware.cost import Counts, price
 from dovetail.hardware.counts import count
 from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Loop, Operand, layers
 from dovetail.hardware.loops import Machine
-from dovetail.hardware.mapping import Mapping
+from dovetail.hardware.mapper import best_mapping, value_of
+from dovetail.hardware.mapping import Factor, Mapping, problems
 from dovetail.networks import NETWORKS
 from dovetail.targets.timing import processor
 from dovetail.workload import trace
@@ -124,7 +130,7 @@ def layer(found: Record, extents: dict[Loop, int]) -> Layer:
     return Layer(found["name"], extents, (rows[0], columns[0]), (rows[1], columns[1]), bits)
 
 
-def real_extents(found: Record) -> dict[Loop, int]:
+def extents_of(found: Record) -> dict[Loop, int]:
     sizes: Counter[Loop] = Counter()
     for loop, size in found["loops"].items():
         sizes[LOOP_OF[loop]] = max(sizes[LOOP_OF[loop]], 1) * size
@@ -215,8 +221,8 @@ def judged(found: Record, chip: Chip, counted: Record) -> dict[str, list[float]]
     counts = count(chip, small, nest)
     shown = {}
     for what, loops, closed, theirs in (
-        ("elements", machine.tally.elements, our_accesses(counts), their_accesses(counted["exact"])),
-        ("bits", machine.tally.bits, our_accesses(counts, "bits"), their_accesses(counted["exact"], "bits")),
+        ("elements", machine.tally.elements, our_accesses(counts), their_accesses(counted)),
+        ("bits", machine.tally.bits, our_accesses(counts, "bits"), their_accesses(counted, "bits")),
     ):
         for key in sorted({*loops, *closed, *theirs}):
             values = [loops.get(key, 0), closed.get(key, 0), theirs.get(key, 0)]
@@ -225,14 +231,12 @@ def judged(found: Record, chip: Chip, counted: Record) -> dict[str, list[float]]
     return shown
 
 
-def ask(python: str, arguments: list[str], file: Path) -> Record:
-    """What zigzag_run.py answers; kept in `file`."""
-    if not file.exists():
-        done = subprocess.run([python, str(HERE / "zigzag_run.py"), *arguments], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        file.write_text(done.stdout)
-    return dict(json.loads(file.read_text()))
+def ask(python: str, arguments: list[str]) -> Record:
+    """What zigzag_run.py answers."""
+    done = subprocess.run([python, str(HERE / "zigzag_run.py"), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return dict(json.loads(done.stdout))
 
 
 def layers_for(network: str) -> list[Record]:
@@ -261,48 +265,90 @@ def layers_for(network: str) -> list[Record]:
     ]
 
 
-def run(python: str, name: str, limit: int, work: Path) -> dict[str, Record]:
+def back(found: Record, mapping: Mapping) -> Record:
+    """Our mapping as ZigZag takes one."""
+    names = {LOOP_OF[loop]: loop for loop in found["loops"]}
+
+    def named(factors: Iterable[Factor]) -> list[list[Any]]:
+        return [[names[loop], size] for loop, size in factors if size > 1]
+
+    ones = [index for index, (_, size) in enumerate(mapping.temporal) if size == 1]
+    return {
+        "spatial": {dimension: named(factors) for dimension, factors in mapping.spatial.items()},
+        "temporal": named(mapping.temporal),
+        "held": {
+            operand: [number - sum(index < number for index in ones) for number in held]
+            for operand, held in mapping.held.items()
+        },
+    }
+
+
+def mapped(found: Record, chip: Chip) -> tuple[Record, Mapping]:
+    """Energy times delay by our model, of its mapping and of our best, for the layer without padding to factors."""
+    real = layer(found, extents_of(found))
+    started = time.process_time()
+    best = best_mapping(chip, real, "edp")
+    seconds = time.process_time() - started
+    nest = mapping(found, chip)
+    its = value_of(chip, real, count(chip, real, nest), "edp")
+    row = {"ours": best.value, "its": its, "lower_bound": best.lower_bound, "ratio": its / best.value}
+    row["its_fits"] = not list(problems(chip, real, nest))
+    row |= {"our_cpu_seconds": round(seconds, 4), "its_cpu_seconds": round(found["cpu_seconds"], 2)}
+    return row, best.mapping
+
+
+def run(python: str, name: str, limit: int, work: Path) -> Rows:
     """Every layer of one architecture and network."""
     architecture, network = name.split("/")
-    file = work / f"{architecture}-{network}.json"
     target = network
     if network not in SHIPPED:
         target = str(work / f"{network}-layers.json")
         Path(target).write_text(json.dumps(layers_for(network)))
-    found = ask(python, [architecture, target, "--limit", str(limit)], file)
+    arguments = [architecture, target, "--limit", str(limit)]
+    file = work / f"{architecture}-{network}.json"
+    if not file.exists():
+        file.write_text(json.dumps(ask(python, arguments)))
+    found = json.loads(file.read_text())
     translated = chip(found["architecture"])
-    nests = {entry["name"]: reduced(entry) for entry in found["layers"]}
-    (work / "nests.json").write_text(json.dumps(nests))
-    small = ask(python, [architecture, target, "--limit", str(limit), "--mappings", str(work / "nests.json")],
-                work / f"{architecture}-{network}-reduced.json")  # fmt: skip
-    reduced_counts = {entry["name"]: entry for entry in small["layers"]}
+
+    def asked(mappings: Record) -> dict[str, Record]:
+        given = work / "mappings.json"
+        given.write_text(json.dumps(mappings))
+        answer = ask(python, [*arguments, "--mappings", str(given)])
+        return {entry["name"]: entry["exact"] for entry in answer["layers"]}
+
+    short = asked({entry["name"]: reduced(entry) for entry in found["layers"]})
+    best = {entry["name"]: mapped(entry, translated) for entry in found["layers"]}
+    priced = asked({entry["name"]: back(entry, best[entry["name"]][1]) for entry in found["layers"]})
     rows = {}
     for entry in found["layers"]:
-        row = compared(entry, translated) | {"reduced": judged(entry, translated, reduced_counts[entry["name"]])}
-        row |= {"repeated_keys": found["repeated_keys"], "its_cpu_seconds": round(entry["cpu_seconds"], 2)}
-        rows[f"{name}{entry['name'] if entry['name'].startswith('/') else '/' + entry['name']}"] = row
+        key = entry["name"]
+        its, ours = (counted["picojoules"] * counted["cycles"] for counted in (entry["exact"], priced[key]))
+        row = compared(entry, translated) | {"short": judged(entry, translated, short[key])}
+        row |= {"energy_delay": best[key][0], "energy_delay_by_zigzag": {"ours": ours, "its": its, "ratio": its / ours}}
+        rows[f"{name}/{key.strip('/')}"] = row | {"repeated_keys": found["repeated_keys"]}
     return rows
 
 
 def table(rows: Rows) -> Table:
     shown = Table(title="ZigZag's mappings in its model and in ours; where they differ, the loops side with")
-    steps = {
-        "priced": "its uJ",
-        "words": "in bits",
-        "elements": "sums that exist",
-        "terms": "in each PE",
-        "ours": "ours",
-    }
-    for column in ("layer", "accesses equal", "differing", "loops", *steps.values()):
-        shown.add_column(column, justify="left" if column in ("layer", "differing") else "right")
+    steps = {"priced": "its uJ", "words": "in bits", "elements": "sums that exist", "terms": "in each PE"}
+    steps["ours"] = "ours"
+    last = ("its/our EDP", "by its model", "gap <", "its s", "our s")
+    for column in ("layer", "equal", "differing", "loops", *steps.values(), *last):
+        shown.add_column(column, justify="left" if column in ("layer", "differing") else "right", no_wrap=True)
     for name, row in rows.items():
         right = Counter[str]()
-        for loops, closed, theirs in row["reduced"].values():
+        for loops, closed, theirs in row["short"].values():
             right.update(who for who, value in (("us", closed), ("it", theirs)) if value == loops)
+        found = row["energy_delay"]
         shown.add_row(
             name, f"{row['accesses'] - len(row['differing'])} of {row['accesses']}", ", ".join(row["differing"]),
             ", ".join(f"{who} {times}x" for who, times in right.items()),
             *(f"{row['picojoules'][step] / 1e6:.1f}" for step in steps),
+            f"{found['ratio']:.2f}", f"{row['energy_delay_by_zigzag']['ratio']:.2f}",
+            f"{100 * (1 - found['lower_bound'] / found['ours']):.1f} %",
+            f"{found['its_cpu_seconds']:.1f}", f"{found['our_cpu_seconds']:.3f}",
         )  # fmt: skip
     return shown
 
@@ -320,7 +366,11 @@ def main() -> None:
     for name in arguments.runs or RUNS:
         rows = run(arguments.python, name, arguments.limit, arguments.work)
         results = record(RESULTS, {key: row | {"machine": processor(), "date": today} for key, row in rows.items()})
-    Console(width=200).print(table(results))
+    Console(width=250).print(table(results))
+    found = [row["energy_delay"] for row in results.values()]
+    its, ours = (sum(row[f"{whose}_cpu_seconds"] for row in found) for whose in ("its", "our"))
+    print(f"CPU seconds for all: its {its:.0f}, ours {ours:.2f}, {its / ours:.0f} times fewer")
+    print(f"of {len(found)} mappings, ours is worse {sum(row['ratio'] < 1 - 1e-9 for row in found)} times by our model")
 
 
 if __name__ == "__main__":
