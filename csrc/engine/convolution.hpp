@@ -28,8 +28,9 @@ class Convolution : public Operation {
   std::string kernel() const override;
 
  private:
-  template <class Input, class Weight, class Sum, class Product, class Finisher>
-  void run_with(const Run& run, const std::vector<Sum>& start, Product product, Finisher finisher) const;
+  template <class Input, class Weight, class Sum>
+  void run_nest(const Run& run, const std::vector<Sum>& start, void (*product)(const Tile<Input, Weight, Sum>&),
+                void (*finish)(const Finish<Sum>&)) const;
 
   Window window_;
   std::unique_ptr<Weights> weights_;

@@ -16,16 +16,16 @@ namespace dovetail::engine {
 // Depthwise, an output has a tap's channel of its own number: input[pixels[p] + taps[t] + 16 b + o] * weights[..][t][o].
 template <class Input, class Weight, class Sum>
 struct Tile {
-  const Input* input;
-  const std::int32_t* pixels;
-  int pixel_count;
-  const std::int32_t* taps;
-  int tap_count, channels;
-  const Weight* weights;
-  std::ptrdiff_t block_stride;
-  int blocks;
-  const Sum* start;  // null: go on from what sums holds
-  Sum* sums;
+  const Input* input = nullptr;
+  const std::int32_t* pixels = nullptr;
+  int pixel_count = 0;
+  const std::int32_t* taps = nullptr;
+  int tap_count = 0, channels = 0;
+  const Weight* weights = nullptr;
+  std::ptrdiff_t block_stride = 0;
+  int blocks = 0;
+  const Sum* start = nullptr;  // null: go on from what sums holds
+  Sum* sums = nullptr;
 };
 
 enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
@@ -34,19 +34,19 @@ enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, ta
 // level, so that all levels give the same codes.
 template <class Sum>
 struct Finish {
-  const Sum* sums;  // [pixel][16 * blocks]
-  int pixel_count, blocks;
-  const float *scale, *bias;  // [16 * blocks]
-  const void* residual;       // null: none
-  const std::int32_t* residual_pixels;
-  Type residual_type;
-  float residual_scale, residual_zero;
-  Activation activation;
-  float low, high;
-  void* output;
-  const std::int32_t* output_pixels;
-  Type output_type;
-  float inverse_scale, zero;  // of the output's codes
+  const Sum* sums = nullptr;  // [pixel][16 * blocks]
+  int pixel_count = 0, blocks = 0;
+  const float *scale = nullptr, *bias = nullptr;  // [16 * blocks]
+  const void* residual = nullptr;       // null: none
+  const std::int32_t* residual_pixels = nullptr;
+  Type residual_type = Type::float32;
+  float residual_scale = 1, residual_zero = 0;
+  Activation activation = Activation::none;
+  float low = 0, high = 0;
+  void* output = nullptr;
+  const std::int32_t* output_pixels = nullptr;
+  Type output_type = Type::float32;
+  float inverse_scale = 1, zero = 0;  // of the output's codes
 };
 
 struct Primitives {

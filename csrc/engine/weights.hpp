@@ -14,6 +14,7 @@ namespace dovetail::engine {
 // Depthwise, the first is the block's first output and the count is 1: each output has one channel, of its own number.
 struct Span {
   int first, count;
+  bool operator==(const Span&) const = default;
 };
 
 // Packed weights of some blocks of outputs and some columns, as a Tile reads them.

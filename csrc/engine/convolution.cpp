@@ -1,0 +1,227 @@
+#include "convolution.hpp"
+
+#include "pixels.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace dovetail::engine {
+
+namespace {
+
+constexpr int panel_bytes = 512;         // of weights for one output: a panel for 32 outputs fills half of that cache
+constexpr int widest = 4;                // blocks of a tile
+constexpr std::int64_t worth_threads = 1 << 18;  // bytes multiplied: less is done before other threads have begun
+constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
+constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes) * 4 * widest * lanes;
+
+int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
+
+// Blocks of outputs side by side, so that a tile has the most sums.
+int blocks_of_tile(std::int64_t pixels, const Primitives& primitives) {
+  int wide = 1;
+  std::int64_t most = 0;
+  for (int blocks = 1; blocks <= widest; blocks *= 2) {
+    const std::int64_t sums = blocks * std::min<std::int64_t>(pixels, primitives.tile_pixels(blocks));
+    if (sums > most) most = sums, wide = blocks;
+  }
+  return wide;
+}
+
+// Some blocks of outputs that read the same channels.
+struct Blocks {
+  int first, count;
+};
+
+std::vector<Blocks> cut_outputs(const std::vector<Span>& spans, int wide) {
+  std::vector<Blocks> tiles;
+  for (int block = 0; block < int(spans.size()); block += tiles.back().count) {
+    int count = wide;
+    while (block + count > int(spans.size()) || spans[block] != spans[block + count - 1]) count /= 2;
+    tiles.push_back({block, count});
+  }
+  return tiles;
+}
+
+// The same columns of all blocks of a tile: several taps with all their channels, or some channels of one tap.
+struct Columns {
+  int tap, taps, channel, channels;
+};
+
+std::vector<Columns> cut_columns(int taps, int channels, int at_most) {
+  std::vector<Columns> panels;
+  const int whole = std::clamp(at_most / channels, 1, taps), parts = divide_up(channels, at_most);
+  const int tap_step = divide_up(taps, divide_up(taps, whole)), channel_step = divide_up(divide_up(channels, parts), 4) * 4;
+  for (int tap = 0; tap < taps; tap += tap_step)
+    for (int channel = 0; channel < channels; channel += channel_step)
+      panels.push_back({tap, std::min(tap_step, taps - tap), channel, std::min(channel_step, channels - channel)});
+  return panels;
+}
+
+// What all threads share while a convolution runs.
+template <class Input, class Weight, class Sum>
+struct Nest {
+  const Run& run;
+  const Window& window;
+  const Weights& weights;
+  const Epilogue& epilogue;
+  const std::vector<std::int32_t>& taps;
+  const std::vector<Sum>& start;
+  void (*product)(const Tile<Input, Weight, Sum>&);
+  void (*finish)(const Finish<Sum>&);
+  const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
+  std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
+  std::vector<Blocks> tiles = cut_outputs(weights.spans, blocks_of_tile(pixels, run.primitives));
+
+  // Chunks of pixels, so that all threads have as many items.
+  int chunks(int threads) const {
+    const int equal = threads / std::gcd(int(tiles.size()), threads);
+    return int(std::min<std::int64_t>(pixels, std::int64_t(divide_up(pixels, chunk_pixels * equal)) * equal));
+  }
+
+  void run_thread(int thread, int threads) const {
+    const int chunks = this->chunks(threads);
+    const std::int64_t items = chunks * std::int64_t(tiles.size());
+    std::byte* scratch = run.scratch + thread * scratch_of_thread;
+    for (std::int64_t item = items * thread / threads; item < items * (thread + 1) / threads; ++item) {
+      const std::int64_t chunk = item % chunks, first = pixels * chunk / chunks;
+      run_chunk(tiles[item / chunks], first, int(pixels * (chunk + 1) / chunks - first), scratch);
+    }
+  }
+
+  // The outputs `blocks` of `count` pixels: panel by panel of their weights, and each for all pixels.
+  void run_chunk(const Blocks& blocks, std::int64_t first, int count, std::byte* scratch) const {
+    constexpr int one[2] = {1, 1};
+    Offsets input, output, residual;
+    input.locate(first, count, out, in, window.stride, -window.padding[0], -window.padding[1]);
+    output.locate(first, count, out, out, one, 0, 0);
+    if (epilogue.residual) residual.locate(first, count, out, added, one, 0, 0);
+    const int image = int(first / (std::int64_t(out.rows) * out.columns));
+    const Span span = weights.spans[blocks.first];
+    const auto panels = cut_columns(weights.taps, span.count, panel_bytes / int(sizeof(Input)));
+    const int tiles = divide_up(count, run.primitives.tile_pixels(blocks.count));
+    Finish<Sum> last = finishing(blocks, image);
+    for (const Columns& columns : panels) {
+      Tile<Input, Weight, Sum> tile = panel_tile(blocks, span, columns, scratch + sums_bytes);
+      tile.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
+      for (int t = 0; t < tiles; ++t) {
+        const int p = count * t / tiles, pixel_count = count * (t + 1) / tiles - p;
+        tile.pixels = input.at + p, tile.pixel_count = pixel_count;
+        // Where one panel is all there is, sums need not be kept.
+        tile.sums = reinterpret_cast<Sum*>(scratch) + (panels.size() > 1 ? p * blocks.count * lanes : 0);
+        product(tile);
+        if (&columns != &panels.back()) continue;
+        last.sums = tile.sums, last.pixel_count = pixel_count;
+        last.output_pixels = output.at + p, last.residual_pixels = residual.at + p;
+        finish(last);
+      }
+    }
+  }
+
+  Tile<Input, Weight, Sum> panel_tile(const Blocks& blocks, Span span, const Columns& columns, std::byte* room) const {
+    const int column = columns.tap * span.count + columns.channel;
+    const Panel panel = weights.panel(blocks.first, blocks.count, column, columns.taps * columns.channels, room);
+    return {.taps = taps.data() + columns.tap,
+            .tap_count = columns.taps,
+            .channels = columns.channels,
+            .weights = static_cast<const Weight*>(panel.data),
+            .block_stride = panel.block_stride,
+            .blocks = blocks.count,
+            .start = column ? nullptr : start.data() + blocks.first * lanes};
+  }
+
+  template <class Element>
+  static Element* data(const Place& place, std::ptrdiff_t at) {
+    return reinterpret_cast<Element*>(place.data) + at;
+  }
+  static std::byte* data(const Place& place, int image, int block) {
+    return place.data + (place.tensor->at(image, 0, 0) + block * lanes) * bytes_of(place.tensor->type);
+  }
+
+  Finish<Sum> finishing(const Blocks& blocks, int image) const {
+    return {.blocks = blocks.count,
+            .scale = epilogue.scale.data() + blocks.first * lanes,
+            .bias = epilogue.bias.data() + blocks.first * lanes,
+            .residual = epilogue.residual ? data(run.reads.back(), image, blocks.first) : nullptr,
+            .residual_type = added.type,
+            .residual_scale = added.scale,
+            .residual_zero = float(added.zero),
+            .activation = epilogue.activation,
+            .low = epilogue.low,
+            .high = epilogue.high,
+            .output = data(run.writes[0], image, blocks.first),
+            .output_type = out.type,
+            .inverse_scale = 1.0f / out.scale,
+            .zero = float(out.zero)};
+  }
+};
+
+void check(bool holds, const std::string& message) {
+  if (!holds) throw std::invalid_argument("convolution: " + message);
+}
+
+// The window must stay inside the bordered image, at the first and at the last output.
+void check_window(const Window& window, const Tensor& input, const Tensor& output) {
+  const int extent[2] = {input.rows, input.columns}, outputs[2] = {output.rows, output.columns};
+  for (int d = 0; d < 2; ++d) {
+    check(window.size[d] > 0 && window.stride[d] > 0 && window.dilation[d] > 0, "sizes, strides, dilations are at least 1");
+    const int last = (outputs[d] - 1) * window.stride[d] - window.padding[d] + (window.size[d] - 1) * window.dilation[d];
+    check(window.padding[d] <= input.border && last < extent[d] + input.border,
+          "the window leaves the image, whose border is " + std::to_string(input.border));
+  }
+}
+
+}  // namespace
+
+Convolution::Convolution(const Tensor& input, const Tensor& output, Window window, std::unique_ptr<Weights> weights,
+                         Epilogue epilogue)
+    : window_(window), weights_(std::move(weights)), epilogue_(std::move(epilogue)) {
+  check_window(window_, input, output);
+  check(!output.external, "the output must have padded channels");
+  check(weights_->type == input.type, "weights and activations are of different types");
+  check(weights_->taps == window_.size[0] * window_.size[1], "weights and window have different sizes");
+  check(weights_->outputs == output.channels, "weights for " + std::to_string(weights_->outputs) +
+                                                  " channels, but the output has " + std::to_string(output.channels));
+  const std::size_t outputs = std::size_t(weights_->blocks()) * lanes;
+  check(epilogue_.scale.size() == outputs && epilogue_.bias.size() == outputs, "scale or bias of a wrong length");
+  for (const Span& span : weights_->spans) {
+    check(span.first + (weights_->depthwise ? lanes : span.count) <= input.padded_channels(),
+          "weights for more channels than the input's " + std::to_string(input.channels));
+    multiplications_ += std::int64_t(span.count) * lanes * weights_->taps * output.rows * output.columns;
+  }
+  for (int row = 0; row < window_.size[0]; ++row)
+    for (int column = 0; column < window_.size[1]; ++column)
+      taps_.push_back(std::int32_t(row * window_.dilation[0] * input.row_elements() +
+                                   std::ptrdiff_t(column) * window_.dilation[1] * input.padded_channels()));
+  zeros_.assign(outputs, 0.0f);
+  if (input.type == Type::uint8) start_ = weights_->row_sums();
+  for (std::int32_t& sum : start_) sum *= -input.zero;
+}
+
+std::size_t Convolution::scratch_bytes(int threads) const { return threads * scratch_of_thread; }
+
+std::string Convolution::kernel() const {
+  return std::string(weights_->depthwise ? "depthwise" : "direct") + " convolution, " + weights_->kind();
+}
+
+template <class Input, class Weight, class Sum>
+void Convolution::run_nest(const Run& run, const std::vector<Sum>& start,
+                           void (*product)(const Tile<Input, Weight, Sum>&), void (*finish)(const Finish<Sum>&)) const {
+  const Nest<Input, Weight, Sum> nest{run, window_, *weights_, epilogue_, taps_, start, product, finish};
+  if (run.batch * multiplications_ * int(sizeof(Input)) < worth_threads) return nest.run_thread(0, 1);
+  run.threads.each([&](int thread) { nest.run_thread(thread, run.threads.size()); });
+}
+
+void Convolution::run(const Run& run) const {
+  const Primitives& p = run.primitives;
+  const bool depthwise = weights_->depthwise;
+  if (weights_->type == Type::float32)
+    run_nest(run, zeros_, depthwise ? p.depthwise_float32 : p.product_float32, p.finish_float32);
+  else if (depthwise)
+    run_nest(run, start_, p.depthwise_uint8, p.finish_int32);
+  else
+    run_nest(run, start_, p.product_uint8, p.finish_int32);
+}
+
+}  // namespace dovetail::engine

@@ -1,0 +1,97 @@
+// Sums become outputs.
+#pragma once
+#include "vector.hpp"
+
+namespace dovetail::engine {
+namespace {
+
+inline Float constant(float v) { return v - Float{}; }
+
+// 2 ** (x / ln 2): the whole part goes into the exponent, the rest through a polynomial. Relative error below 2e-7.
+inline Float exponential(Float x) {
+  x = smaller(larger(x, constant(-87.0f)), constant(88.0f));
+  const Int n = rounded(x * 1.44269504f);
+  const Float whole = to_float(n);
+  const Float r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;  // ln 2 in two parts, the first of few bits
+  Float p = r * 0.00138888889f + 0.00833333333f;
+  p = p * r + 0.0416666667f;
+  p = p * r + 0.166666667f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * from_bits((n + 127) << 23);
+}
+
+inline Float sigmoid(Float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// x * (1 + erf(x / sqrt 2)) / 2 by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7.
+inline Float gelu(Float x) {
+  const Float z = larger(x, -x) * 0.707106781f;
+  const Float t = 1.0f / (1.0f + z * 0.3275911f);
+  Float p = t * 1.061405429f - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const Float tail = p * t * exponential(-(z * z)) * 0.5f;  // of the side on which x lies
+  return x * (x > 0.0f ? 1.0f - tail : tail);
+}
+
+inline Float activate(Float x, Activation activation) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return larger(x, Float{});
+    case Activation::hard_swish: return x * smaller(larger(x + 3.0f, Float{}), constant(6.0f)) * 0.166666667f;
+    case Activation::sigmoid: return sigmoid(x);
+    case Activation::silu: return x * sigmoid(x);
+    case Activation::tanh: return 2.0f * sigmoid(2.0f * x) - 1.0f;
+    case Activation::gelu: return gelu(x);
+  }
+  return x;
+}
+
+inline Float sum_as_float(const float* from) { return load<Float>(from); }
+inline Float sum_as_float(const std::int32_t* from) { return to_float(load<Int>(from)); }
+
+inline Float value_at(const void* data, Type type, std::ptrdiff_t at, float scale, float zero) {
+  if (type == Type::float32) return load<Float>(static_cast<const float*>(data) + at);
+  return (to_float(widen(load<Byte>(static_cast<const std::uint8_t*>(data) + at))) - zero) * scale;
+}
+
+template <class Sum, Activation activation>
+void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the original
+  const int outputs = f.blocks * lanes;
+  const Float low = constant(f.low), high = constant(f.high);
+  const Float least = constant(-f.zero), most = constant(255.0f - f.zero);
+  for (int o = 0; o < outputs; o += width) {
+    const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o);
+    for (int p = 0; p < f.pixel_count; ++p) {
+      Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
+      if (f.residual)
+        v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_scale, f.residual_zero);
+      v = smaller(larger(activate(v, activation), low), high);
+      const std::ptrdiff_t at = f.output_pixels[p] + o;
+      if (f.output_type == Type::float32) {
+        store(static_cast<float*>(f.output) + at, v);
+      } else {
+        v = smaller(larger(v * f.inverse_scale, least), most);
+        store(static_cast<std::uint8_t*>(f.output) + at, narrow(rounded(v) + std::int32_t(f.zero)));
+      }
+    }
+  }
+}
+
+template <class Sum>
+void finish(const Finish<Sum>& f) {
+  switch (f.activation) {
+    case Activation::none: return finish_with<Sum, Activation::none>(f);
+    case Activation::relu: return finish_with<Sum, Activation::relu>(f);
+    case Activation::hard_swish: return finish_with<Sum, Activation::hard_swish>(f);
+    case Activation::sigmoid: return finish_with<Sum, Activation::sigmoid>(f);
+    case Activation::silu: return finish_with<Sum, Activation::silu>(f);
+    case Activation::tanh: return finish_with<Sum, Activation::tanh>(f);
+    case Activation::gelu: return finish_with<Sum, Activation::gelu>(f);
+  }
+}
+
+}  // namespace
+}  // namespace dovetail::engine

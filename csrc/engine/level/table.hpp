@@ -1,0 +1,21 @@
+// The primitives of the level that this translation unit is compiled for.
+#pragma once
+#include "finish.hpp"
+#include "product.hpp"
+
+namespace dovetail::engine {
+namespace {
+
+constexpr Primitives table(const char* name) {
+  return {.name = name,
+          .tile_pixels = tile_pixels,
+          .product_float32 = dispatch<Products, Tile<float, float, float>>,
+          .product_uint8 = dispatch<Products, Tile<std::uint8_t, std::int8_t, std::int32_t>>,
+          .depthwise_float32 = dispatch<Depthwises, Tile<float, float, float>>,
+          .depthwise_uint8 = dispatch<Depthwises, Tile<std::uint8_t, std::int32_t, std::int32_t>>,
+          .finish_float32 = finish<float>,
+          .finish_int32 = finish<std::int32_t>};
+}
+
+}  // namespace
+}  // namespace dovetail::engine

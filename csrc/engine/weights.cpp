@@ -1,0 +1,111 @@
+#include "weights.hpp"
+
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+
+namespace dovetail::engine {
+
+namespace {
+
+// Rows of a cache line must not straddle two.
+template <class Element>
+class Aligned {
+ public:
+  explicit Aligned(std::size_t size) : data_(new (std::align_val_t(64)) Element[size]()) {}
+  Element* data() const { return data_.get(); }
+
+ private:
+  struct Delete {
+    void operator()(Element* data) const { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  std::unique_ptr<Element[], Delete> data_;
+};
+
+std::size_t padded_elements(const std::vector<Span>& spans, int taps) {
+  std::size_t columns = 0;
+  for (const Span& span : spans) columns += std::size_t(span.count) * taps;
+  return columns * lanes;
+}
+
+template <class Element>
+class Packed final : public Weights {
+ public:
+  // `group` columns lie next to each other for each output.
+  template <class Source>
+  Packed(const Source* weights, const WeightShape& shape, Type activations, int group)
+      : data_(padded_elements(channel_spans(shape, activations), shape.rows * shape.columns)), sums_() {
+    type = activations;
+    depthwise = shape.depthwise();
+    outputs = shape.outputs;
+    taps = shape.rows * shape.columns;
+    spans = channel_spans(shape, activations);
+    sums_.resize(std::size_t(blocks()) * lanes);
+    starts_.reserve(blocks());
+    std::size_t start = 0;
+    for (int block = 0; block < this->blocks(); ++block) {
+      starts_.push_back(start);
+      for (int lane = 0; lane < lanes && block * lanes + lane < outputs; ++lane)
+        pack_output(weights, shape, block, lane, group);
+      start += std::size_t(spans[block].count) * taps * lanes;
+    }
+  }
+
+  Panel panel(int first_block, int, int first, int, std::byte*) const override {
+    return {data_.data() + starts_[first_block] + std::size_t(first) * lanes,
+            std::ptrdiff_t(spans[first_block].count) * taps * lanes};
+  }
+  std::vector<std::int32_t> row_sums() const override { return sums_; }
+  std::string kind() const override { return type == Type::float32 ? "float32" : "int8"; }
+
+ private:
+  template <class Source>
+  void pack_output(const Source* weights, const WeightShape& shape, int block, int lane, int group) {
+    const Span span = spans[block];
+    const int output = block * lanes + lane, inputs = shape.inputs / shape.groups;
+    const int first = depthwise ? span.first : output / (outputs / shape.groups) * inputs;
+    Element* to = data_.data() + starts_[block] + lane * group;
+    for (int input = 0; input < inputs; ++input)
+      for (int tap = 0; tap < taps; ++tap) {
+        const std::size_t column = std::size_t(tap) * span.count + first + input - span.first;
+        const Source weight = weights[(std::size_t(output) * inputs + input) * taps + tap];
+        to[column / group * group * lanes + column % group] = weight;
+        sums_[output] += std::int32_t(type == Type::uint8 ? weight : 0);
+      }
+  }
+
+  Aligned<Element> data_;
+  std::vector<std::size_t> starts_;  // of each block
+  std::vector<std::int32_t> sums_;
+};
+
+}  // namespace
+
+std::vector<Span> channel_spans(const WeightShape& shape, Type type) {
+  if (shape.groups < 1 || shape.inputs < 1 || shape.outputs < 1 || shape.rows < 1 || shape.columns < 1 ||
+      shape.inputs % shape.groups || shape.outputs % shape.groups)
+    throw std::invalid_argument("a convolution of " + std::to_string(shape.inputs) + " channels to " +
+                                std::to_string(shape.outputs) + " cannot have " + std::to_string(shape.groups) +
+                                " groups: both must be multiples of it");
+  const int multiple = type == Type::uint8 ? 4 : 1;
+  const int inputs = shape.inputs / shape.groups, outputs = shape.outputs / shape.groups;
+  std::vector<Span> spans;
+  for (int output = 0; output < shape.outputs; output += lanes) {
+    const int last = std::min(output + lanes, shape.outputs) - 1;
+    const int first = output / outputs * inputs / multiple * multiple;
+    const int end = ((last / outputs + 1) * inputs + multiple - 1) / multiple * multiple;
+    spans.push_back(shape.depthwise() ? Span{output, 1} : Span{first, end - first});
+  }
+  return spans;
+}
+
+std::unique_ptr<Weights> pack(const float* weights, const WeightShape& shape) {
+  return std::make_unique<Packed<float>>(weights, shape, Type::float32, 1);
+}
+
+std::unique_ptr<Weights> pack(const std::int8_t* weights, const WeightShape& shape) {
+  if (shape.depthwise()) return std::make_unique<Packed<std::int32_t>>(weights, shape, Type::uint8, 1);
+  return std::make_unique<Packed<std::int8_t>>(weights, shape, Type::uint8, 4);
+}
+
+}  // namespace dovetail::engine
