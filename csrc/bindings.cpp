@@ -1,15 +1,89 @@
 // The only file that includes nanobind.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 
+#include "engine/convolution.hpp"
+#include "engine/trial.hpp"
 #include "huffman.hpp"
 
 namespace nb = nanobind;
 
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Symbols = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+namespace engine = dovetail::engine;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Constants = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+// Whether its values are uint8, rows, columns, channels, border, scale, zero.
+using Activations = std::tuple<bool, int, int, int, int, float, int>;
+
+engine::Tensor tensor(const Activations& of) {
+  const auto [uint8, rows, columns, channels, border, scale, zero] = of;
+  return {.type = uint8 ? engine::Type::uint8 : engine::Type::float32, .rows = rows, .columns = columns,
+          .channels = channels, .border = border, .scale = scale, .zero = zero};
+}
+
+// The engine wants as many as there are padded channels.
+std::vector<float> padded(const Floats& values) {
+  std::vector<float> all(values.data(), values.data() + values.size());
+  all.resize((all.size() + engine::lanes - 1) / engine::lanes * engine::lanes);
+  return all;
+}
+
+// One convolution by itself. tensors: the input, (the residual), the output. weights: outputs, inputs / groups, rows,
+// columns; float32 or int8. window: stride, dilation, padding, each of rows and columns.
+std::unique_ptr<engine::Trial> convolution_trial(const std::string& level, int threads, int batch,
+                                                 const std::vector<Activations>& tensors, const Constants& weights,
+                                                 int groups, std::array<int, 6> window, const Floats& scale,
+                                                 const Floats& bias, int activation, float low, float high) {
+  if (weights.ndim() != 4) throw std::invalid_argument("weights have four dimensions");
+  const int rows = int(weights.shape(2)), columns = int(weights.shape(3));
+  const engine::WeightShape shape{int(weights.shape(0)), int(weights.shape(1)) * groups, rows, columns, groups};
+  std::vector<engine::Tensor> all;
+  for (const Activations& one : tensors) all.push_back(tensor(one));
+  auto packed = weights.dtype() == nb::dtype<float>() ? engine::pack(static_cast<const float*>(weights.data()), shape)
+                                                      : engine::pack(static_cast<const std::int8_t*>(weights.data()), shape);
+  auto operation = std::make_unique<engine::Convolution>(
+      all.front(), all.back(),
+      engine::Window{{rows, columns}, {window[0], window[1]}, {window[2], window[3]}, {window[4], window[5]}},
+      std::move(packed),
+      engine::Epilogue{padded(scale), padded(bias), tensors.size() > 2, engine::Activation(activation), low, high});
+  return std::make_unique<engine::Trial>(level, threads, batch, all, std::move(operation));
+}
+
+void expect_bytes(std::size_t found, std::size_t bytes) {
+  if (found != bytes)
+    throw std::invalid_argument("an array of " + std::to_string(found) + " bytes, where " +
+                                std::to_string(bytes) + " are needed");
+}
+
+void bind_trials(nb::module_& m) {
+  nb::class_<engine::Trial>(m, "Trial")
+      .def("set", [](engine::Trial& trial, int tensor, const Constants& values) {
+        expect_bytes(values.nbytes(), trial.value_bytes(tensor));
+        trial.set(tensor, static_cast<const std::byte*>(values.data()));
+      })
+      .def("get", [](const engine::Trial& trial, const Values& values) {
+        expect_bytes(values.nbytes(), trial.value_bytes(trial.output()));
+        trial.get(static_cast<std::byte*>(values.data()));
+      })
+      .def("run", &engine::Trial::run, nb::call_guard<nb::gil_scoped_release>());
+  m.def("convolution_trial", &convolution_trial);
+  m.def("levels", &engine::levels, "The instruction sets that this processor has kernels for, the best first.");
+}
+
+}  // namespace
 
 NB_MODULE(_native, m) {
   m.def(
@@ -25,4 +99,5 @@ NB_MODULE(_native, m) {
       },
       nb::arg("bytes"), nb::arg("lengths"), nb::arg("symbols"),
       "Decode symbols.size Huffman symbols from bytes into the uint32 array symbols.");
+  bind_trials(m);
 }
