@@ -41,8 +41,13 @@ void Trial::set(int index, const std::byte* values) {
 }
 
 void Trial::get(std::byte* values) const {
-  each_pixel(int(tensors_.size()) - 1,
+  each_pixel(output(),
              [&](const std::byte* at, std::size_t done, int bytes) { std::memcpy(values + done, at, bytes); });
+}
+
+std::size_t Trial::value_bytes(int index) const {
+  const Tensor& tensor = tensors_.at(index);
+  return std::size_t(batch_) * tensor.rows * tensor.columns * tensor.channels * bytes_of(tensor.type);
 }
 
 void Trial::run() {

@@ -19,7 +19,8 @@ class Trial {
   void set(int tensor, const std::byte* values);
   void get(std::byte* values) const;
   void run();
-  const Tensor& tensor(int index) const { return tensors_.at(index); }
+  int output() const { return int(tensors_.size()) - 1; }
+  std::size_t value_bytes(int tensor) const;
 
  private:
   struct Free {
