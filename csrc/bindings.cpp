@@ -12,11 +12,45 @@
 #include "engine/convolution.hpp"
 #include "engine/trial.hpp"
 #include "huffman.hpp"
+#include "mapper.hpp"
 
 namespace nb = nanobind;
 
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Symbols = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+namespace mapper = dovetail::mapper;
+
+using Rows = std::vector<std::vector<double>>;
+using Whole = std::tuple<double, std::vector<mapper::Extents>, std::vector<std::array<int, 2>>, int, std::vector<int>>;
+
+// Rows have the fields of the structs in mapper.hpp, in their order.
+std::tuple<std::vector<Whole>, double, std::int64_t, bool> best_mapping(
+    mapper::Extents extents, std::array<int, 2> stride, std::array<int, 2> dilation, const Rows& dimensions,
+    const Rows& stores, const Rows& boundaries, std::array<double, 4> prices, bool halo_reuse, int objective,
+    double seconds, std::int64_t budget) {
+  mapper::Problem problem{extents,   stride,    dilation,  {}, {}, {}, prices[0], prices[1],
+                            prices[2], prices[3], halo_reuse, mapper::Objective(objective), seconds, budget};
+  for (const auto& d : dimensions) problem.dimensions.push_back({int(d.at(0)), unsigned(d.at(1))});
+  for (const auto& s : stores)
+    problem.stores.push_back(
+        {s.at(0), unsigned(s.at(1)), s.at(2), s.at(3), s.at(4), s.at(5), s.at(6) != 0, s.at(7) != 0});
+  for (const auto& b : boundaries)
+    problem.boundaries.push_back({int(b.at(0)), int(b.at(1)), int(b.at(2)), unsigned(b.at(3)), b.at(4) != 0,
+                                  b.at(5) != 0, b.at(6), b.at(7), b.at(8), b.at(9)});
+  mapper::Answer answer;
+  {
+    nb::gil_scoped_release release;
+    answer = mapper::best_mapping(problem);
+  }
+  std::vector<Whole> best;
+  for (auto& f : answer.best) best.emplace_back(f.value, f.spatial, f.temporal, f.inside, f.held);
+  return {std::move(best), answer.lower_bound, answer.explored, answer.complete};
+}
+
+}  // namespace
 
 namespace {
 
@@ -99,5 +133,9 @@ NB_MODULE(_native, m) {
       },
       nb::arg("bytes"), nb::arg("lengths"), nb::arg("symbols"),
       "Decode symbols.size Huffman symbols from bytes into the uint32 array symbols.");
+  m.def("best_mapping", &best_mapping, nb::arg("extents"), nb::arg("stride"), nb::arg("dilation"),
+        nb::arg("dimensions"), nb::arg("stores"), nb::arg("boundaries"), nb::arg("prices"), nb::arg("halo_reuse"),
+        nb::arg("objective"), nb::arg("seconds"), nb::arg("budget"),
+        "The best mappings of a layer, the best first, a lower bound, how many were looked at, and whether all were.");
   bind_trials(m);
 }

@@ -5,6 +5,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 def huffman_decode(bytes: NDArray[np.uint8], lengths: NDArray[np.uint8], symbols: NDArray[np.uint32]) -> None: ...
+def best_mapping(
+    extents: list[int],
+    stride: list[int],
+    dilation: list[int],
+    dimensions: list[list[float]],
+    stores: list[list[float]],
+    boundaries: list[list[float]],
+    prices: list[float],
+    halo_reuse: bool,
+    objective: int,
+    seconds: float,
+    budget: int,
+) -> tuple[
+    list[tuple[float, list[list[int]], list[tuple[int, int]], int, list[int]]], float, int, bool
+]: ...
 
 class Trial:
     def set(self, tensor: int, values: NDArray[Any], /) -> None: ...

@@ -8,7 +8,7 @@ from typing import Protocol, get_args
 
 from dovetail import keys
 from dovetail.errors import TargetError
-from dovetail.hardware import angel_eye, diannao, row_stationary, systolic, tpu
+from dovetail.hardware import angel_eye, diannao, row_stationary, spatial, systolic, tpu
 from dovetail.hardware.arch import Chip
 from dovetail.hardware.cost import ChipCost, LayerCost, Objective
 from dovetail.hardware.layer import MAPPED, OPERANDS, Layer, layers
@@ -26,6 +26,7 @@ MODELS: dict[str, Model] = {
     "angel_eye": angel_eye.layer_costs,
     "diannao": diannao.layer_costs,
     "row_stationary": row_stationary.layer_costs,
+    "spatial": spatial.layer_costs,
     "systolic": systolic.layer_costs,
     "tpu": tpu.layer_costs,
 }

@@ -1,0 +1,70 @@
+// The search for the best mapping of a layer on an array. Knows nothing of Python; src/dovetail/hardware/mapper.py says
+// which space it searches and why its bound holds.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace dovetail::mapper {
+
+enum Loop { G, N, K, C, P, Q, R, S, kLoops };
+enum Operand { kInput, kWeight, kOutput, kOperands };
+enum class Objective { kEnergy, kLatency, kEdp };
+
+using Extents = std::array<int, kLoops>;
+
+struct Dimension {
+  int size;
+  unsigned unroll;  // bit l: loop l may be unrolled
+};
+
+struct Store {
+  double room;   // bits of one instance
+  unsigned per;  // bit d: one for each element along dimension d
+  double read_energy, write_energy;        // of a bit
+  double read_bandwidth, write_bandwidth;  // bits a cycle
+  bool shared_port, double_buffered;
+};
+
+// Between what `inner` holds of an operand (-1: the one element at a processing element) and the next memory outwards.
+struct Boundary {
+  int operand, inner, outer;
+  unsigned apart;  // bit d: what is the same along dimension d is moved once for each element all the same
+  bool kept;       // what is held stays until it changes
+  bool waited;     // the first tiles are waited for
+  double inner_bits, outer_bits;  // of an element (of outputs: a finished one) where it comes from and goes to
+  double held_bits;               // of an element of the tile
+  double spent;                   // the part of the accesses that zeros do not save
+};
+
+struct Problem {
+  Extents extents;
+  std::array<int, 2> stride, dilation;
+  std::vector<Dimension> dimensions;
+  std::vector<Store> stores;          // from the innermost to the outermost
+  std::vector<Boundary> boundaries;   // of each operand from the inside out
+  double mac_energy, step_cycles, idle_energy, sum_bits;  // of the layer; of a step; of a cycle; of a partial sum
+  bool halo_reuse;
+  Objective objective;
+  double seconds;
+  std::int64_t budget;  // of tilings to look at
+};
+
+struct Found {
+  double value;
+  std::vector<Extents> spatial;                 // by dimension
+  std::vector<std::array<int, 2>> temporal;     // (loop, factor), the innermost first
+  int inside;
+  std::vector<int> held;                        // by boundary, the temporal factors that its inner tile covers
+};
+
+struct Answer {
+  std::vector<Found> best;  // the best first; empty if nothing fits
+  double lower_bound;
+  std::int64_t explored;    // tilings looked at
+  bool complete;            // not cut short
+};
+
+Answer best_mapping(const Problem& problem);
+
+}  // namespace dovetail::mapper

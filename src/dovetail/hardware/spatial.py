@@ -1,0 +1,105 @@
+"""Layers on chips of kind "spatial": loops spread over an array, each layer by the best mapping that the mapper finds.
+
+What was found is kept on disk, by content: the same layer on the same chip is solved once, whatever its name. Only
+mappings and bounds are kept; counts and prices are always computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from dovetail.hardware.arch import Chip
+from dovetail.hardware.cost import LayerCost, Objective, price
+from dovetail.hardware.counts import count
+from dovetail.hardware.layer import Layer
+from dovetail.hardware.mapper import VERSION, best_mapping, value_of
+from dovetail.hardware.mapping import Mapping, problems
+
+
+@dataclass(frozen=True)
+class _Entry:
+    mapping: Mapping
+    lower_bound: float
+
+
+def layer_costs(
+    chip: Chip, layers: Sequence[Layer], objective: Objective = "energy", *, seconds: float | None = None
+) -> tuple[LayerCost, ...]:
+    """What each of `layers` costs on `chip` at best; those of the same shape are mapped once.
+
+    `seconds` is how long to search for each; what was found so is not kept on disk.
+
+    Raises:
+        TargetError: a layer cannot be mapped, or an action has no price; it names the layer and the memory.
+    """
+    solved: list[LayerCost] = []
+    costs = []
+    for layer in layers:
+        known = next((cost for cost in solved if cost.layer.same_shape(layer)), None)
+        if known is None:
+            known = _layer_cost(chip, layer, objective, seconds)
+            solved.append(known)
+        costs.append(replace(known, layer=layer))
+    return tuple(costs)
+
+
+def cache_folder() -> Path:
+    """Where mappings are kept: $DOVETAIL_CACHE, or $XDG_CACHE_HOME/dovetail, or ~/.cache/dovetail; there "mappings"."""
+    given = os.environ.get("DOVETAIL_CACHE")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    return Path(given or user) / "mappings"
+
+
+def _layer_cost(chip: Chip, layer: Layer, objective: Objective, seconds: float | None) -> LayerCost:
+    file = cache_folder() / f"{_key(chip, layer, objective)}.json"
+    entry = _read(file, chip, layer) if seconds is None else None
+    if entry is None:
+        found = best_mapping(chip, layer, objective, seconds=seconds)
+        entry = _Entry(found.mapping, found.lower_bound)
+        if seconds is None:
+            _write(file, entry)
+    counts = count(chip, layer, entry.mapping)
+    value = value_of(chip, layer, counts, objective)
+    return LayerCost(
+        layer=layer,
+        counts=counts,
+        energy=price(chip, layer, counts),
+        utilisation=entry.mapping.utilisation(layer, chip.elements),
+        mapping=entry.mapping,
+        objective=objective,
+        value=value,
+        lower_bound=min(entry.lower_bound, value),
+    )
+
+
+def _key(chip: Chip, layer: Layer, objective: Objective) -> str:
+    """Of everything that the best mapping depends on."""
+    content = (VERSION, replace(chip, source=(), title="", validated=""), replace(layer, name=""), objective)
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def _read(file: Path, chip: Chip, layer: Layer) -> _Entry | None:
+    """What was kept; None if there is nothing, or nothing that runs the layer (another program wrote there)."""
+    try:
+        entry = msgspec.json.decode(file.read_bytes(), type=_Entry)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return None if problems(chip, layer, entry.mapping) else entry
+
+
+def _write(file: Path, entry: _Entry) -> None:
+    """Under its name at once, or not at all: others may be reading, or writing the same."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
+            part.write(msgspec.json.encode(entry))
+        os.replace(part.name, file)
+    except OSError:
+        return  # a cache that cannot be written costs time, nothing else
