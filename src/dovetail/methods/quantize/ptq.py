@@ -91,8 +91,8 @@ class Ptq(Method):
     """Whether the means of the outputs may be restored."""
 
     sums: bool = True
-    """Whether the sums of residual networks, and what they add, are quantised too, which takes no accuracy to speak of:
-    runtimes compute in integers only what is quantised at both ends. Not without `activation_bits`."""
+    """Whether the sums of residual networks, and what they add, are quantised too, where `activation_bits` are given:
+    runtimes compute in integers only what is quantised at both ends."""
 
     renormalize: bool = True
     """Whether their deviations may be restored too (with scales for each output)."""
