@@ -1,9 +1,9 @@
 """The seam of all quantisation: a grid of values, the projection onto it, and the gradient through the projection.
 
 A `Quantizer` is a `Constraint`, so it can hold a weight. Put at the input of a layer (`quantize_input`) it holds what
-the layer reads; there it has no `penalty` and no `after_step`, for training asks those of weights only, and what else it
-learns is parameters. It keeps no copy of the weight: training changes the latent one, in full precision, and the layer
-sees the quantised one (Courbariaux, Bengio, David. BinaryConnect. NeurIPS 2015. arXiv:1511.00363).
+the layer reads; there it has no `penalty` and no `after_step`, which training asks of weights only: what it learns is
+parameters. It keeps no copy of the weight: training changes the latent one, in full precision, and the layer sees the
+quantised one (Courbariaux, Bengio, David. BinaryConnect. NeurIPS 2015. arXiv:1511.00363).
 """
 
 from __future__ import annotations
