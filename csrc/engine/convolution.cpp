@@ -13,6 +13,7 @@ namespace {
 constexpr int panel_bytes = 512;         // of weights for one output: a panel for 32 outputs fills half of that cache
 constexpr int widest = 4;                // blocks of a tile
 constexpr std::int64_t worth_threads = 1 << 18;  // bytes multiplied: less is done before other threads have begun
+constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
 constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes) * 4 * widest * lanes;
 
@@ -188,6 +189,8 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
   for (const Span& span : weights_->spans) {
     check(span.first + (weights_->depthwise ? lanes : span.count) <= input.padded_channels(),
           "weights for more channels than the input's " + std::to_string(input.channels));
+    check(input.type == Type::float32 || std::int64_t(span.count) * weights_->taps <= longest_sum,
+          "sums of more than " + std::to_string(longest_sum) + " products of bytes may not fit into 32 bits");
     multiplications_ += std::int64_t(span.count) * lanes * weights_->taps * output.rows * output.columns;
   }
   for (int row = 0; row < window_.size[0]; ++row)

@@ -9,7 +9,7 @@ inline Float constant(float v) { return v - Float{}; }
 
 // 2 ** (x / ln 2): the whole part goes into the exponent, the rest through a polynomial. Relative error below 2e-7.
 inline Float exponential(Float x) {
-  x = smaller(larger(x, constant(-87.0f)), constant(88.0f));
+  x = smaller(constant(88.0f), larger(constant(-87.0f), x));
   const Int n = rounded(x * 1.44269504f);
   const Float whole = to_float(n);
   const Float r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;  // ln 2 in two parts, the first of few bits
@@ -26,7 +26,7 @@ inline Float sigmoid(Float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // x * (1 + erf(x / sqrt 2)) / 2 by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7.
 inline Float gelu(Float x) {
-  const Float z = larger(x, -x) * 0.707106781f;
+  const Float z = larger(-x, x) * 0.707106781f;
   const Float t = 1.0f / (1.0f + z * 0.3275911f);
   Float p = t * 1.061405429f - 1.453152027f;
   p = p * t + 1.421413741f;
@@ -39,8 +39,8 @@ inline Float gelu(Float x) {
 inline Float activate(Float x, Activation activation) {
   switch (activation) {
     case Activation::none: return x;
-    case Activation::relu: return larger(x, Float{});
-    case Activation::hard_swish: return x * smaller(larger(x + 3.0f, Float{}), constant(6.0f)) * 0.166666667f;
+    case Activation::relu: return larger(Float{}, x);
+    case Activation::hard_swish: return x * smaller(constant(6.0f), larger(Float{}, x + 3.0f)) * 0.166666667f;
     case Activation::sigmoid: return sigmoid(x);
     case Activation::silu: return x * sigmoid(x);
     case Activation::tanh: return 2.0f * sigmoid(2.0f * x) - 1.0f;
@@ -68,7 +68,7 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
       Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
       if (f.residual)
         v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_scale, f.residual_zero);
-      v = smaller(larger(activate(v, activation), low), high);
+      v = smaller(high, larger(low, activate(v, activation)));  // NaN stays NaN, but has the lowest code
       const std::ptrdiff_t at = f.output_pixels[p] + o;
       if (f.output_type == Type::float32) {
         store(static_cast<float*>(f.output) + at, v);

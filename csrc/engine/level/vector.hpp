@@ -111,7 +111,8 @@ inline Signed4 signed4(Int v) { return {{(v << 24) >> 24, (v << 16) >> 24, (v <<
 
 #endif
 
-inline Float larger(Float a, Float b) { return a > b ? a : b; }   // b where a is not a number
+// Where a number is missing (NaN), the second.
+inline Float larger(Float a, Float b) { return a > b ? a : b; }
 inline Float smaller(Float a, Float b) { return a < b ? a : b; }
 // To even; |v| <= 2 ** 22.
 inline Int rounded(Float v) {

@@ -1,0 +1,114 @@
+"""What happens to the sums of a product or convolution before they are written, as the engine does it, in numpy.
+
+    v = scale * sum + bias             per output channel
+    v = v + residual
+    v = min(max(activation(v), low), high)
+    q = round(v * (1 / output.scale)) + output.zero, in 0 .. 255, where the output is codes
+
+All in float32 and in this order, so that the engine and this reference give the same codes. round() goes to even. NaN
+stays NaN; it has the lowest code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.errors import DovetailError
+
+Floats = NDArray[np.float32]
+Array = NDArray[Any]
+_f = np.float32
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A code q of 8 bits stands for scale * (q - zero)."""
+
+    scale: float
+    zero: int
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and np.isfinite(self.scale) and 0 <= self.zero <= 255):
+            raise DovetailError(f"Codes have a positive scale and a zero in 0 .. 255, got {self.scale}, {self.zero}")
+
+    def values(self, codes: NDArray[np.uint8]) -> Floats:
+        values: Floats = (codes.astype(_f) - _f(self.zero)) * _f(self.scale)
+        return values
+
+    def codes(self, values: Floats) -> NDArray[np.uint8]:
+        zero = _f(self.zero)
+        scaled = np.minimum(np.fmax(values * (_f(1) / _f(self.scale)), -zero), _f(255) - zero)
+        codes: NDArray[np.uint8] = (np.rint(scaled).astype(np.int32) + self.zero).astype(np.uint8)
+        return codes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Epilogue:
+    """`residual` has the shape of the output; its codes are `residual_codes`, or it is float32 if that is None."""
+
+    scale: Floats
+    bias: Floats
+    residual: Array | None = None
+    residual_codes: Codes | None = None
+    activation: str = "none"
+    low: float = -np.inf
+    high: float = np.inf
+    output: Codes | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise DovetailError(f"Epilogue.activation is one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if self.scale.ndim != 1 or self.scale.shape != self.bias.shape:
+            raise DovetailError(f"Epilogue: one scale and bias per channel, got {self.scale.shape}, {self.bias.shape}")
+
+    def __call__(self, sums: Array) -> Array:
+        """What is written for these sums, whose last axis is the output channel."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            v = sums.astype(_f) * self.scale.astype(_f) + self.bias.astype(_f)
+            if self.residual is not None:
+                v = v + (self.residual_codes.values(self.residual) if self.residual_codes else self.residual)
+            v = np.minimum(np.maximum(ACTIVATIONS[self.activation](v), _f(self.low)), _f(self.high))
+            return self.output.codes(v) if self.output else v
+
+
+def exponential(x: Floats) -> Floats:
+    """e ** x as the engine computes it: the whole part of x / ln 2 into the exponent, the rest by a polynomial."""
+    x = np.minimum(np.maximum(x, _f(-87)), _f(88))
+    whole = np.rint(x * _f(1.44269504))
+    r = (x - whole * _f(0.693145752)) - whole * _f(1.42860677e-6)
+    p = r * _f(0.00138888889) + _f(0.00833333333)
+    for term in (0.0416666667, 0.166666667, 0.5, 1, 1):
+        p = p * r + _f(term)
+    power: Floats = ((whole.astype(np.int32) + 127) << 23).view(_f)
+    result: Floats = p * power
+    return result
+
+
+def sigmoid(x: Floats) -> Floats:
+    return _f(1) / (_f(1) + exponential(-x))
+
+
+def gelu(x: Floats) -> Floats:
+    """x * (1 + erf(x / sqrt 2)) / 2, by Abramowitz and Stegun's approximation 7.1.26 of erf."""
+    z = np.abs(x) * _f(0.707106781)
+    t = _f(1) / (_f(1) + z * _f(0.3275911))
+    p = t * _f(1.061405429) - _f(1.453152027)
+    for term in (1.421413741, -0.284496736, 0.254829592):
+        p = p * t + _f(term)
+    tail = p * t * exponential(-(z * z)) * _f(0.5)
+    return x * np.where(x > 0, _f(1) - tail, tail)
+
+
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, _f(0)),
+    "hard_swish": lambda x: x * np.minimum(np.maximum(x + _f(3), _f(0)), _f(6)) * _f(0.166666667),
+    "sigmoid": sigmoid,
+    "silu": lambda x: x * sigmoid(x),
+    "tanh": lambda x: _f(2) * sigmoid(_f(2) * x) - _f(1),
+    "gelu": gelu,
+}
+"""In the order of the engine's enumeration."""
