@@ -10,6 +10,12 @@
 #include <stdexcept>
 
 #include "engine/convolution.hpp"
+#include "engine/copy.hpp"
+#include "engine/elementwise.hpp"
+#include "engine/normalise.hpp"
+#include "engine/pool.hpp"
+#include "engine/program.hpp"
+#include "engine/resize.hpp"
 #include "engine/trial.hpp"
 #include "huffman.hpp"
 #include "mapper.hpp"
@@ -117,6 +123,136 @@ void bind_trials(nb::module_& m) {
   m.def("levels", &engine::levels, "The instruction sets that this processor has kernels for, the best first.");
 }
 
+// What it refuses is std::invalid_argument or std::domain_error: a ValueError.
+using Inputs = std::vector<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>;
+using Outputs = std::vector<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
+using engine::Epilogue, engine::Id, engine::Program, engine::Tensor, engine::Window;
+using PackedWeights = std::unique_ptr<engine::Weights>;
+
+template <class Weight>
+PackedWeights pack(nb::ndarray<const Weight, nb::ndim<4>, nb::c_contig, nb::device::cpu> weights, int groups) {
+  const auto side = [&](int axis) { return int(weights.shape(axis)); };
+  return engine::pack(weights.data(), {side(0), side(1) * groups, side(2), side(3), groups});
+}
+
+Window window(std::array<int, 8> numbers) {
+  const auto [rows, columns, down, across, dilated, widened, above, left] = numbers;
+  return {{rows, columns}, {down, across}, {dilated, widened}, {above, left}};
+}
+
+void add(Program& program, std::unique_ptr<engine::Operation> operation, std::vector<Id> reads, Id write) {
+  operation->reads = std::move(reads);
+  operation->writes = {write};
+  program.add(std::move(operation));
+}
+
+using Loops = std::vector<std::tuple<int, std::array<int, 3>, std::array<int, 3>>>;
+using Boxes = std::vector<std::tuple<std::array<int, 3>, std::array<int, 3>, Loops>>;
+
+void add_copy(Program& program, std::vector<Id> reads, Id write, const std::vector<Boxes>& boxes, float low, float high) {
+  std::vector<Tensor> inputs;
+  for (Id read : reads) inputs.push_back(program.tensor(read));
+  std::vector<std::vector<engine::Box>> all;
+  for (const auto& of_input : boxes) {
+    auto& to = all.emplace_back();
+    for (const auto& [from_begin, to_begin, loops] : of_input) {
+      auto& box = to.emplace_back(engine::Box{from_begin, to_begin, {}});
+      for (const auto& [count, from_step, to_step] : loops) box.loops.push_back({count, from_step, to_step});
+    }
+  }
+  auto copy = std::make_unique<engine::Copy>(inputs, program.tensor(write), all, low, high);
+  add(program, std::move(copy), std::move(reads), write);
+}
+
+void add_convolution(Program& program, std::vector<Id> reads, Id write, std::array<int, 8> numbers,
+                     PackedWeights weights, const Epilogue& epilogue) {
+  auto operation = std::make_unique<engine::Convolution>(program.tensor(reads.at(0)), program.tensor(write),
+                                                         window(numbers), std::move(weights), epilogue);
+  add(program, std::move(operation), std::move(reads), write);
+}
+
+void add_elementwise(Program& program, std::vector<Id> reads, Id write, int arithmetic, const Epilogue& epilogue) {
+  const Tensor* second = reads.size() > 1 ? &program.tensor(reads[1]) : nullptr;
+  auto operation = std::make_unique<engine::Elementwise>(program.tensor(reads.at(0)), second, program.tensor(write),
+                                                         engine::Arithmetic(arithmetic), epilogue);
+  add(program, std::move(operation), std::move(reads), write);
+}
+
+// The caller's arrays in the order in which they were added: inputs, then outputs.
+std::vector<std::byte*> pointers(const Program& program, int batch, const Inputs& inputs, const Outputs& outputs) {
+  std::vector<std::byte*> pointers;
+  bool fits = batch > 0 && int(inputs.size() + outputs.size()) == program.externals();
+  const auto add = [&](const auto& array) {
+    fits = fits && array.size() == program.external_values(int(pointers.size()), batch);
+    pointers.push_back(reinterpret_cast<std::byte*>(const_cast<float*>(array.data())));
+  };
+  for (const auto& array : inputs) add(array);
+  for (const auto& array : outputs) add(array);
+  if (!fits) throw std::invalid_argument("program: arrays of other sizes than its inputs and outputs");
+  return pointers;
+}
+
+void bind_program(nb::module_& m) {
+  nb::class_<engine::Weights>(m, "Weights");
+  m.def("pack", &pack<float>, "The weights of a convolution, dense, as its kernels read them.");
+  m.def("pack", &pack<std::int8_t>);
+  nb::class_<Epilogue>(m, "Epilogue")
+      .def("__init__",
+           [](Epilogue* self, const Floats& scale, const Floats& bias, bool residual, int activation, float low,
+              float high) {
+             new (self) Epilogue{padded(scale), padded(bias), residual, engine::Activation(activation), low, high};
+           });
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<int>(), nb::arg("threads"))
+      .def("tensor",
+           [](Program& p, bool bytes, int rows, int columns, int channels, int border, float scale, int zero) {
+             return p.add(tensor({bytes, rows, columns, channels, border, scale, zero}));
+           })
+      .def("external", [](Program& p, int values) { return p.add_external(Tensor{.channels = values}); })
+      .def("copy", &add_copy)
+      .def("convolution", &add_convolution)
+      .def("elementwise", &add_elementwise)
+      .def("pool",
+           [](Program& p, Id read, Id write, std::array<int, 8> numbers, std::array<int, 2> after, int kind,
+              const Epilogue& epilogue) {
+             add(p, std::make_unique<engine::Pool>(p.tensor(read), p.tensor(write), window(numbers), after,
+                                                   engine::Pool::Kind(kind), epilogue), {read}, write);
+           })
+      .def("normalise",
+           [](Program& p, Id read, Id write, int kind, float epsilon, const Epilogue& epilogue) {
+             add(p, std::make_unique<engine::Normalise>(p.tensor(read), p.tensor(write),
+                                                        engine::Normalise::Kind(kind), epsilon, epilogue), {read}, write);
+           })
+      .def("resize",
+           [](Program& p, Id read, Id write, const std::vector<std::tuple<int, int, float>>& rows,
+              const std::vector<std::tuple<int, int, float>>& columns, const Epilogue& epilogue) {
+             const auto between = [](const auto& tuples) {
+               std::vector<engine::Between> places;
+               for (const auto& [first, second, share] : tuples) places.push_back({first, second, share});
+               return places;
+             };
+             add(p, std::make_unique<engine::Resize>(p.tensor(read), p.tensor(write), between(rows), between(columns),
+                                                     epilogue), {read}, write);
+           })
+      .def("run",
+           [](Program& p, int batch, const Inputs& inputs, const Outputs& outputs) {
+             const auto externals = pointers(p, batch, inputs, outputs);
+             nb::gil_scoped_release release;
+             p.run(batch, externals);
+           })
+      .def("profile",
+           [](Program& p, int batch, const Inputs& inputs, const Outputs& outputs, int runs) {
+             const auto externals = pointers(p, batch, inputs, outputs);
+             nb::gil_scoped_release release;
+             return p.profile(batch, externals, runs);
+           })
+      .def("kernels", &Program::kernels)
+      .def("memory", [](Program& p, int batch) {
+        const auto arena = p.arena(batch);
+        return std::tuple(arena.peak, arena.bound);
+      });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -138,4 +274,5 @@ NB_MODULE(_native, m) {
         nb::arg("objective"), nb::arg("seconds"), nb::arg("budget"),
         "The best mappings of a layer, the best first, a lower bound, how many were looked at, and whether all were.");
   bind_trials(m);
+  bind_program(m);
 }

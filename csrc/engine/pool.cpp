@@ -7,11 +7,11 @@
 
 namespace dovetail::engine {
 
-Pool::Pool(const Tensor& input, const Tensor& output, const Window& window, const int (&padding_after)[2], Kind kind,
-           Epilogue epilogue)
+Pool::Pool(const Tensor& input, const Tensor& output, const Window& window, std::array<int, 2> padding_after,
+           Kind kind, Epilogue epilogue)
     : window_(window),
       sides_{input.rows, input.columns},
-      padding_after_{padding_after[0], padding_after[1]},
+      padding_after_(padding_after),
       kind_(kind),
       epilogue_(completed(std::move(epilogue), output)) {
   if (input.channels != output.channels) throw std::invalid_argument("pool: input and output differ in channels");

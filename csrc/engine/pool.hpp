@@ -1,5 +1,7 @@
 // Maxima and means over windows of an image.
 #pragma once
+#include <array>
+
 #include "convolution.hpp"
 
 namespace dovetail::engine {
@@ -9,7 +11,7 @@ namespace dovetail::engine {
 class Pool : public Operation {
  public:
   enum class Kind : std::uint8_t { maximum, mean, padded_mean };
-  Pool(const Tensor& input, const Tensor& output, const Window& window, const int (&padding_after)[2], Kind kind,
+  Pool(const Tensor& input, const Tensor& output, const Window& window, std::array<int, 2> padding_after, Kind kind,
        Epilogue epilogue);
   void run(const Run&) const override;
   std::size_t scratch_bytes(int threads) const override;
@@ -24,7 +26,7 @@ class Pool : public Operation {
   void reduce(const Run& run, int image, int row, int column, Sum* sums) const;
 
   Window window_;
-  int sides_[2], padding_after_[2];
+  std::array<int, 2> sides_, padding_after_;
   Kind kind_;
   Epilogue epilogue_;
 };

@@ -65,6 +65,12 @@ void Program::add(std::unique_ptr<Operation> operation) {
   steps_.push_back({std::move(operation), first, {}});
 }
 
+std::size_t Program::external_values(int external, int batch) const {
+  for (const auto& entry : entries_)
+    if (entry.external == external) return std::size_t(batch) * entry.tensor.image_elements();
+  return 0;
+}
+
 std::vector<std::string> Program::kernels() const {
   std::vector<std::string> names;
   for (const auto& step : steps_) names.push_back(step.operation->kernel());

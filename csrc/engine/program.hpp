@@ -27,6 +27,7 @@ class Program {
 
   const Tensor& tensor(Id id) const { return entries_.at(id).tensor; }
   int externals() const { return externals_; }
+  std::size_t external_values(int external, int batch) const;
   std::vector<std::string> kernels() const;
   Arena arena(int batch);
   // Seconds that each operation takes, run on its own: the median of several runs of the whole.
