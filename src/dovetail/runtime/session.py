@@ -16,7 +16,7 @@ from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.graph import LARGEST_MODEL, complete
 
-_REFUSALS = (
+REFUSALS = (
     runtime_errors.Fail,
     runtime_errors.InvalidArgument,
     runtime_errors.InvalidGraph,
@@ -28,7 +28,7 @@ _REFUSALS = (
 )
 """What ONNX Runtime raises at a model or an input that it does not take; they share no base but Exception."""
 
-INPUT_TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
+INPUT_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
 """What a network may read, as ONNX Runtime calls it: numbers, or indices into a table."""
 
 
@@ -61,12 +61,12 @@ class Session:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             (entry,) = self._session.get_inputs()
             self._input_name, sides = entry.name, entry.shape
-        except _REFUSALS as error:
-            raise ArtefactError(f"ONNX Runtime does not take the artefact's graph: {_first_line(error)}.") from None
+        except REFUSALS as error:
+            raise ArtefactError(f"ONNX Runtime does not take the artefact's graph: {first_line(error)}.") from None
         if entry.type not in INPUT_TYPES:
             raise ArtefactError(f"The artefact's network should read {' or '.join(INPUT_TYPES)}, not {entry.type}.")
         self.artefact = artefact
-        self.input_type = INPUT_TYPES[entry.type]
+        self.input_type: np.dtype[Any] = INPUT_TYPES[entry.type]
         self.input_shape: tuple[int | None, ...] = tuple(side if isinstance(side, int) else None for side in sides[1:])
         """Shape of one input, without the batch; None where any size will do."""
 
@@ -75,24 +75,25 @@ class Session:
 
         Raises DovetailError on another shape or type.
         """
-        self._check(x)
+        check_input(x, self.input_type, self.input_shape)
         try:
             (output,) = self._session.run(None, {self._input_name: np.ascontiguousarray(x)})
-        except _REFUSALS as error:
-            raise DovetailError(f"The network cannot be run on an input of {x.shape}: {_first_line(error)}.") from None
+        except REFUSALS as error:
+            raise DovetailError(f"The network cannot be run on an input of {x.shape}: {first_line(error)}.") from None
         assert isinstance(output, np.ndarray)
         return output
 
-    def _check(self, x: NDArray[Any]) -> None:
-        sides = ", ".join(["N", *(str(side or "any") for side in self.input_shape)])
-        expected = f"{self.input_type} of shape ({sides}), N at least 1"
-        if not isinstance(x, np.ndarray):
-            raise DovetailError(f"A session's input should be a numpy array, {expected}; got {type(x).__name__}.")
-        fits = x.ndim == 1 + len(self.input_shape) and all(
-            side in (None, given) for side, given in zip(self.input_shape, x.shape[1:], strict=True)
-        )
-        if not fits or x.dtype != self.input_type or not len(x):
-            raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
+
+def check_input(x: object, kind: np.dtype[Any], shape: tuple[int | None, ...], batch: int | None = None) -> None:
+    """Raises DovetailError unless `x` is a batch, of `batch` if there is one, of inputs of this type and shape."""
+    sides = ", ".join([str(batch or "N"), *(str(side or "any") for side in shape)])
+    expected = f"{kind} of shape ({sides})" + ("" if batch else ", N at least 1")
+    if not isinstance(x, np.ndarray):
+        raise DovetailError(f"A session's input should be a numpy array, {expected}; got {type(x).__name__}.")
+    wanted = (batch, *shape)
+    fits = x.ndim == len(wanted) and all(side in (None, n) for side, n in zip(wanted, x.shape, strict=True))
+    if not fits or x.dtype != kind or not len(x):
+        raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
 
 
 def load(path: str | Path) -> Session:
@@ -100,5 +101,5 @@ def load(path: str | Path) -> Session:
     return Session(Artefact.load(path))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")

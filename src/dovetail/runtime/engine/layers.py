@@ -1,0 +1,255 @@
+"""What a native program consists of, before it is built: each layer reads values by name and writes one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail import _native
+from dovetail.runtime.engine.network import Grid
+
+Array = NDArray[Any]
+
+
+class Activation(IntEnum):
+    """As in csrc/engine/primitives.hpp."""
+
+    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU = range(7)
+
+
+class Arithmetic(IntEnum):
+    """As in csrc/engine/elementwise.hpp."""
+
+    NONE, ADD, SUBTRACT, MULTIPLY, DIVIDE = range(5)
+
+
+class Layout(IntEnum):
+    """Which axis of an image's value is its channels, which lie next to each other in memory."""
+
+    FIRST = 0
+    LAST = -1
+
+
+Place = tuple[int, int, int]
+"""A row, a column and a channel; or how many of each a step goes."""
+
+
+def natural(shape: Sequence[int]) -> Layout:
+    """How values lie that nothing is known of: pictures (C, H, W), sequences (L, C)."""
+    return Layout.FIRST if len(shape) == 3 else Layout.LAST
+
+
+def axis_steps(shape: Sequence[int], layout: Layout) -> list[Place]:
+    """The way in rows, columns and channels along each axis; axes before the last three are not stored."""
+    others: list[Place] = [(1, 0, 0), (0, 1, 0)][3 - len(shape) :] if len(shape) > 1 else []
+    return [(0, 0, 1), *others] if layout is Layout.FIRST else [*others, (0, 0, 1)]
+
+
+def sides(shape: Sequence[int], layout: Layout) -> Place:
+    """Rows, columns and channels."""
+    result = [1, 1, 1]
+    for side, step in zip(shape, axis_steps(shape, layout), strict=True):
+        result[step.index(1)] = side
+    return result[0], result[1], result[2]
+
+
+@dataclass
+class Epilogue:
+    """What happens to what a layer computes, in this order: see csrc/engine/operation.hpp. Empty: ones or zeros."""
+
+    scale: Array = field(default_factory=lambda: np.zeros(0))
+    bias: Array = field(default_factory=lambda: np.zeros(0))
+    residual: str | None = None
+    activation: Activation = Activation.NONE
+    low: float = -math.inf
+    high: float = math.inf
+    grid: Grid | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether a factor and a shift can still be added."""
+        return self.residual is None and self.open
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing was cut off yet."""
+        return self.activation is Activation.NONE and self.unlimited
+
+    @property
+    def unlimited(self) -> bool:
+        return self.low == -math.inf and self.high == math.inf and self.grid is None
+
+    def limits(self) -> tuple[float, float]:
+        """Below and above which nothing is written."""
+        if self.grid is None:
+            return self.low, self.high
+        lowest, highest = ((code - self.grid.zero) * self.grid.scale for code in (self.grid.lowest, self.grid.highest))
+        return max(self.low, lowest), min(self.high, highest)
+
+    def native(self) -> _native.Epilogue:
+        residual = self.residual is not None
+        scale, bias = (np.ascontiguousarray(numbers, np.float32) for numbers in (self.scale, self.bias))
+        return _native.Epilogue(scale, bias, residual, self.activation, *self.limits())
+
+
+@dataclass
+class Layer:
+    """One operation. `shape` is its output's, of one image, which lies as `layout` says."""
+
+    name: str
+    operator: str
+    inputs: list[str]
+    output: str
+    shape: tuple[int, ...]
+    layout: Layout
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    @property
+    def reads(self) -> list[str]:
+        return self.inputs if self.epilogue.residual is None else [*self.inputs, self.epilogue.residual]
+
+    @property
+    def weight_bytes(self) -> int:
+        return 0
+
+    @property
+    def reading_layout(self) -> Layout:
+        """How its inputs should lie."""
+        return self.layout
+
+    @property
+    def border(self) -> int:
+        """How much border its first input needs."""
+        return 0
+
+    def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
+        """Whether it computes with its inputs as they are quantised; else it gets them as float32."""
+        return True
+
+    def output_grid(self, grids: Sequence[Grid | None]) -> Grid | None:
+        """What its output is on, given its inputs' grids."""
+        return self.epilogue.grid
+
+
+Shapes = Callable[[str], tuple[int, ...]]
+Window = tuple[int, int, int, int, int, int, int, int]
+"""Rows and columns of size, stride, dilation; padding above and on the left."""
+
+
+@dataclass
+class Convolution(Layer):
+    """Weights (outputs, inputs / groups, rows, columns): float32, or signed bytes for an input of codes.
+
+    weight: the name under which they are stored.
+    flattened: the shape of a picture that is read whole, as a vector.
+    """
+
+    weight: str = ""
+    weights: Array = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32))
+    window: Window = (1, 1, 1, 1, 1, 1, 0, 0)
+    padding: int = 0
+    groups: int = 1
+    flattened: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights.nbytes
+
+    @property
+    def reading_layout(self) -> Layout:
+        return Layout.FIRST if self.flattened else self.layout
+
+    @property
+    def border(self) -> int:
+        return self.padding
+
+    def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
+        return self.weights.dtype == np.int8
+
+
+@dataclass
+class Elementwise(Layer):
+    arithmetic: Arithmetic = Arithmetic.NONE
+
+
+@dataclass
+class Pool(Layer):
+    """kind: 0 maximum, 1 mean of what is inside, 2 mean of all."""
+
+    window: Window = (1, 1, 1, 1, 1, 1, 0, 0)
+    padding_after: tuple[int, int] = (0, 0)
+    kind: int = 0
+
+    def output_grid(self, grids: Sequence[Grid | None]) -> Grid | None:
+        return grids[0] if self.kind == 0 else self.epilogue.grid
+
+
+@dataclass
+class Normalise(Layer):
+    """kind: 0 layer normalisation, 1 softmax."""
+
+    kind: int = 0
+    epsilon: float = 0.0
+
+
+@dataclass
+class Resize(Layer):
+    """For each row and column of the output the two of the input between which it lies, and the second's share."""
+
+    rows: list[tuple[int, int, float]] = field(default_factory=list)
+    columns: list[tuple[int, int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """`count` steps, each as far along the axes of input and output as said."""
+
+    count: int
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Values of one input: where the first lies along the axes of the input and of the output, and the loops."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    loops: tuple[Loop, ...]
+
+
+@dataclass
+class Copy(Layer):
+    """Moves boxes of values; what none covers is zero. `boxes`: of each input, along the axes of the shapes."""
+
+    boxes: list[list[Box]] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def output_grid(self, grids: Sequence[Grid | None]) -> Grid | None:
+        """Its own, else the one that its inputs share."""
+        if self.epilogue.grid is not None:
+            return self.epilogue.grid
+        first = grids[0]
+        if first is None or not all(first.same_codes(grid) for grid in grids):
+            return None
+        known = [grid for grid in grids if grid is not None]
+        lowest, highest = min(g.lowest for g in known), max(g.highest for g in known)
+        return Grid(first.scale, first.zero, min(lowest, first.zero), max(highest, first.zero))
+
+
+def whole(shape: tuple[int, ...], source_axes: Sequence[int] | None = None, target: tuple[int, ...] = ()) -> Box:
+    """All of a value of `shape`; its axis i goes along axis source_axes[i] of the output, beginning at `target`."""
+    rank = len(shape)
+    axes = range(rank) if source_axes is None else source_axes
+    loops = [Loop(shape[i], unit(i, rank), unit(axis, rank)) for i, axis in enumerate(axes)]
+    return Box((0,) * rank, target or (0,) * rank, tuple(loops))
+
+
+def unit(axis: int, rank: int, step: int = 1) -> tuple[int, ...]:
+    return tuple(step if i == axis else 0 for i in range(rank))

@@ -1,0 +1,236 @@
+"""ONNX operators that only move values, and those that make pictures larger or smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dovetail.runtime.engine.layers import Box, Copy, Layout, Loop, Resize, natural, unit, whole
+from dovetail.runtime.engine.network import Node
+from dovetail.runtime.engine.operators import constant_of, demand, optional_constant
+from dovetail.runtime.engine.planner import Lacking, Plan, Translate
+
+
+def reshape(plan: Plan, node: Node) -> None:
+    """Any change of shape: nothing at all where memory stays as it is, else a copy."""
+    value, output = node.inputs[0], node.outputs[0]
+    source, target = plan.shape(value), plan.shape(output)
+    same = [side for side in source if side > 1] == [side for side in target if side > 1]
+    if not (same and output not in _ends(plan) and plan.view(output, value)):
+        _copy(plan, node, [value], [[_reshaped(source, target)]])
+
+
+def _ends(plan: Plan) -> set[str]:
+    return {value.name for value in plan.network.outputs}
+
+
+def _reshaped(source: tuple[int, ...], target: tuple[int, ...]) -> Box:
+    """Both shapes cut into sides that are common to them, from the last to the first."""
+    loops = []
+    sides, steps = [list(source), list(target)], [[1] * len(source), [1] * len(target)]
+    while sides[0] or sides[1]:
+        for shape, step in zip(sides, steps, strict=True):
+            while shape and shape[-1] == 1:
+                shape.pop()
+                step.pop()
+        if not (sides[0] and sides[1]):
+            break
+        count = math.gcd(sides[0][-1], sides[1][-1])
+        if count == 1:
+            raise Lacking(f"a reshape from {source} to {target}, which have no common sides")
+        ways = [unit(len(shape) - 1, rank, step[-1])
+                for shape, step, rank in zip(sides, steps, (len(source), len(target)), strict=True)]  # fmt: skip
+        loops.append(Loop(count, ways[0], ways[1]))
+        for shape, step in zip(sides, steps, strict=True):
+            shape[-1] //= count
+            step[-1] *= count
+    return Box((0,) * len(source), (0,) * len(target), tuple(loops))
+
+
+def transpose(plan: Plan, node: Node) -> None:
+    value, output = node.inputs[0], node.outputs[0]
+    shape = plan.shape(value)
+    order = tuple(node.attributes.get("perm", range(len(shape) + 1)[::-1]))
+    demand(order[0] == 0, "a transposition of the batch")
+    inner = tuple(axis - 1 for axis in order[1:])
+    plan.shape(output)
+    if output in _ends(plan) or not plan.transposed_view(output, value, inner):
+        _copy(plan, node, [value], [[whole(shape, [inner.index(axis) for axis in range(len(shape))])]])
+
+
+def concatenate(plan: Plan, node: Node) -> None:
+    shapes = [plan.shape(name) for name in node.inputs]
+    output = plan.shape(node.outputs[0])
+    axis = _inner_axis(node.attributes["axis"], len(output))
+    boxes, begin = [], 0
+    for shape in shapes:
+        boxes.append([whole(shape, target=unit(axis, len(shape), begin))])
+        begin += shape[axis]
+    demand(begin == output[axis], "parts that do not make up the whole")
+    _copy(plan, node, list(node.inputs), boxes)
+
+
+def cut(plan: Plan, node: Node) -> None:
+    """Slice."""
+    value = node.inputs[0]
+    shape, output = plan.shape(value), plan.shape(node.outputs[0])
+    numbers = [optional_constant(plan, node, place) for place in (1, 2, 3, 4)]
+    starts, _, axes, steps = ([] if array is None else [int(n) for n in array.reshape(-1)] for array in numbers)
+    starts, axes = starts or node.attributes.get("starts", []), axes or node.attributes.get("axes", [])
+    axes, steps = list(axes or range(len(starts))), steps or [1] * len(starts)
+    source, step = [0] * len(shape), [1] * len(shape)
+    for axis, start, way in zip(axes, starts, steps, strict=True):
+        inner = _inner_axis(axis, len(shape))
+        side = shape[inner]
+        place = start + side if start < 0 else start
+        source[inner], step[inner] = min(max(place, 0), side - 1 if way < 0 else side), way
+    loops = tuple(
+        Loop(side, unit(i, len(shape), way), unit(i, len(shape)))
+        for i, (side, way) in enumerate(zip(output, step, strict=True))
+    )
+    _copy(plan, node, [value], [[Box(tuple(source), (0,) * len(shape), loops)]])
+
+
+def pad(plan: Plan, node: Node) -> None:
+    """By zeros; below zero it cuts off."""
+    value = node.inputs[0]
+    shape, output = plan.shape(value), plan.shape(node.outputs[0])
+    rank = len(shape) + 1
+    given = node.attributes.get("pads") or constant_of(plan, node.inputs[1]).reshape(-1).tolist()
+    axes = optional_constant(plan, node, 3)
+    named = range(rank) if axes is None else [int(axis) % rank for axis in axes.reshape(-1)]
+    filler = optional_constant(plan, node, 2)
+    number = float(node.attributes.get("value", 0.0)) if filler is None else float(filler.reshape(-1)[0])
+    demand(node.attributes.get("mode", b"constant") == b"constant" and number == 0, "padding by other than zeros")
+    before = dict(zip(named, given[: len(given) // 2], strict=True))
+    demand(before.get(0, 0) == 0, "padding of the batch")
+    begins = [int(before.get(axis, 0)) for axis in range(1, rank)]
+    source, target = tuple(max(-b, 0) for b in begins), tuple(max(b, 0) for b in begins)
+    counts = [min(s - a, o - b) for s, o, a, b in zip(shape, output, source, target, strict=True)]
+    demand(min(counts) > 0, "padding that leaves nothing")
+    loops = tuple(Loop(count, unit(i, len(shape)), unit(i, len(shape))) for i, count in enumerate(counts))
+    _copy(plan, node, [value], [[Box(source, target, loops)]])
+
+
+def depth_to_space(plan: Plan, node: Node) -> None:
+    value = node.inputs[0]
+    (channels, rows, columns), size = _picture(plan, value), int(node.attributes["blocksize"])
+    outputs = channels // size**2
+    last = node.attributes.get("mode", b"DCR") == b"CRD"
+    across, down, kept = (1, size, size**2) if last else (outputs, outputs * size, 1)
+    loops = (
+        Loop(outputs, (kept, 0, 0), (1, 0, 0)),
+        Loop(size, (down, 0, 0), (0, 1, 0)),
+        Loop(size, (across, 0, 0), (0, 0, 1)),
+        Loop(rows, (0, 1, 0), (0, size, 0)),
+        Loop(columns, (0, 0, 1), (0, 0, size)),
+    )
+    _copy(plan, node, [value], [[Box((0, 0, 0), (0, 0, 0), loops)]])
+
+
+def space_to_depth(plan: Plan, node: Node) -> None:
+    value = node.inputs[0]
+    (channels, rows, columns), size = _picture(plan, value), int(node.attributes["blocksize"])
+    loops = (
+        Loop(channels, (1, 0, 0), (1, 0, 0)),
+        Loop(size, (0, 1, 0), (channels * size, 0, 0)),
+        Loop(size, (0, 0, 1), (channels, 0, 0)),
+        Loop(rows // size, (0, size, 0), (0, 1, 0)),
+        Loop(columns // size, (0, 0, size), (0, 0, 1)),
+    )
+    _copy(plan, node, [value], [[Box((0, 0, 0), (0, 0, 0), loops)]])
+
+
+def _picture(plan: Plan, value: str) -> tuple[int, int, int]:
+    shape = plan.shape(value)
+    demand(len(shape) == 3, "no picture")
+    return shape[0], shape[1], shape[2]
+
+
+def resize(plan: Plan, node: Node) -> None:
+    """Nearest and linear, without antialiasing."""
+    value = node.inputs[0]
+    source, target = _picture(plan, value), _picture(plan, node.outputs[0])
+    mode = node.attributes.get("mode", b"nearest").decode()
+    coordinates = node.attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
+    rounding = node.attributes.get("nearest_mode", b"round_prefer_floor").decode()
+    demand(mode in ("nearest", "linear") and not node.attributes.get("antialias", 0), f"resizing: {mode}")
+    demand(source[0] == target[0] and "axes" not in node.attributes, "resizing of channels")
+    demand(node.attributes.get("keep_aspect_ratio_policy", b"stretch") == b"stretch", "resizing that keeps the ratio")
+    scales = optional_constant(plan, node, 2)
+    given = None if scales is None or scales.size != 4 else [float(scale) for scale in scales[2:]]
+    places = []
+    for axis in (0, 1):
+        sides = source[axis + 1], target[axis + 1]
+        scale = sides[1] / sides[0] if given is None else given[axis]
+        where = [_coordinate(i, sides, scale, coordinates) for i in range(sides[1])]
+        near = [(_nearest(x, rounding, sides[0]),) * 2 + (0.0,) for x in where]
+        places.append(near if mode == "nearest" else [_between(x, sides[0]) for x in where])
+    plan.add(
+        Resize("Resize", "Resize", [value], node.outputs[0], target, Layout.FIRST, rows=places[0], columns=places[1])
+    )
+
+
+def _coordinate(i: int, sides: tuple[int, int], scale: float, mode: str) -> float:
+    match mode:
+        case "half_pixel":
+            return (i + 0.5) / scale - 0.5
+        case "pytorch_half_pixel":
+            return (i + 0.5) / scale - 0.5 if sides[1] > 1 else 0.0
+        case "asymmetric":
+            return i / scale
+        case "align_corners":
+            return i * (sides[0] - 1) / (sides[1] - 1) if sides[1] > 1 else 0.0
+    raise Lacking(f"resizing by coordinates {mode}")
+
+
+def _nearest(x: float, mode: str, side: int) -> int:
+    match mode:
+        case "round_prefer_floor":
+            place = math.ceil(x - 0.5)
+        case "round_prefer_ceil":
+            place = math.floor(x + 0.5)
+        case "floor":
+            place = math.floor(x)
+        case _:
+            place = math.ceil(x)
+    return min(max(place, 0), side - 1)
+
+
+def _between(x: float, side: int) -> tuple[int, int, float]:
+    x = min(max(x, 0.0), side - 1.0)
+    first = math.floor(x)
+    return first, min(first + 1, side - 1), x - first
+
+
+def _inner_axis(axis: int, rank: int) -> int:
+    """An axis of a batch as one of an image."""
+    inner = axis % (rank + 1) - 1
+    if inner < 0:
+        raise Lacking("the batch is cut or put together")
+    return int(inner)
+
+
+def _copy(plan: Plan, node: Node, inputs: list[str], boxes: Sequence[list[Box]]) -> None:
+    output, first = plan.shape(node.outputs[0]), inputs[0]
+    shapes = [plan.shape(name) for name in inputs]
+    own = plan.layout(first)
+    layout = own if len(shapes[0]) == len(output) else natural(output)
+    plan.add(
+        Copy(node.operator, node.operator, inputs, node.outputs[0], output, layout, boxes=list(boxes), shapes=shapes)
+    )
+
+
+MOVING: dict[str, Translate] = {
+    "Concat": concatenate,
+    "DepthToSpace": depth_to_space,
+    "Flatten": reshape,
+    "Pad": pad,
+    "Reshape": reshape,
+    "Resize": resize,
+    "Slice": cut,
+    "SpaceToDepth": space_to_depth,
+    "Squeeze": reshape,
+    "Transpose": transpose,
+    "Unsqueeze": reshape,
+}

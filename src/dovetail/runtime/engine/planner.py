@@ -1,0 +1,250 @@
+"""From a network's nodes to layers: each node becomes a layer, or part of the one before it, or is left to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dovetail.runtime.engine.layers import (
+    Activation,
+    Array,
+    Convolution,
+    Copy,
+    Elementwise,
+    Layer,
+    Layout,
+    Pool,
+    axis_steps,
+    natural,
+    whole,
+)
+from dovetail.runtime.engine.network import Grid, Network, Node
+
+
+class Lacking(Exception):  # noqa: N818 - not an error: something else runs the node
+    """What the engine lacks for a node."""
+
+
+@dataclass(eq=False)
+class Foreign:
+    """A node that is not the engine's, and why."""
+
+    node: Node
+    reason: str
+
+    @property
+    def reads(self) -> list[str]:
+        inner = (name for proto in self.node.protos for a in proto.attribute for n in a.g.node for name in n.input)
+        return [name for name in (*self.node.inputs, *inner) if name]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [name for name in self.node.outputs if name]
+
+
+@dataclass(frozen=True)
+class View:
+    """A value that is another one in memory: it lies as `layout` says if `source` lies as `source_layout` says."""
+
+    source: str
+    source_layout: Layout
+    layout: Layout
+
+
+@dataclass
+class Plan:
+    """Layers in an order in which they can run."""
+
+    network: Network
+    layers: list[Layer | Foreign] = field(default_factory=list)
+    makers: dict[str, Layer] = field(default_factory=dict)
+    grids: dict[str, Grid | None] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        """Of one image. Values of more than three dimensions are not the engine's."""
+        if not value or value not in self.network.shapes:
+            raise Lacking("an input is a constant, or has no shape that only its batch leaves open")
+        if len(shape := self.network.shapes[value]) > 3:
+            raise Lacking("a value has more than three dimensions beside the batch")
+        return shape
+
+    def layout(self, value: str) -> Layout:
+        """How a value lies, or should if it does not yet."""
+        if value in self.views:
+            return self.views[value].layout
+        return self.makers[value].layout if value in self.makers else natural(self.shape(value))
+
+    def root(self, value: str) -> str:
+        return self.views[value].source if value in self.views else value
+
+    def grid(self, value: str) -> Grid | None:
+        return self.grids.get(self.root(value))
+
+    def add(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.note(layer)
+
+    def note(self, layer: Layer) -> None:
+        """That a layer makes what it makes, on which grid."""
+        self.makers[layer.output] = layer
+        self.grids[layer.output] = layer.output_grid([self.grid(name) for name in layer.inputs])
+
+    def growing(self, value: str) -> Layer | None:
+        """The layer that makes a value, if what the value's only reader does can become part of it."""
+        return self.makers.get(value) if self.network.readers.get(value) == 1 else None
+
+    def extend(self, layer: Layer, output: str) -> None:
+        """Let a layer make `output`, having taken in what comes between. It runs when all it reads is there."""
+        del self.makers[layer.output], self.grids[layer.output]
+        self.layers.remove(layer)
+        layer.output = output
+        self.add(layer)
+
+    def view(self, output: str, source: str) -> bool:
+        """Let `output` be `source` in memory, if every value of theirs can lie in the same place."""
+        root = self.root(source)
+        if root not in self.makers:
+            return False
+        shape, own = self.shape(source), self.layout(source)
+        if self.root(source) != source and self.views[source].layout is not own:
+            return False
+        steps = self._steps(shape, own)
+        new = self.shape(output)
+        for layout in (own, Layout.FIRST, Layout.LAST) if len(new) > 1 else (Layout.LAST,):
+            if self._steps(new, layout) == steps:
+                self.views[output] = View(root, self.layout(root), layout)
+                return True
+        return False
+
+    @staticmethod
+    def _steps(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, tuple[int, int, int]]]:
+        return [(side, step) for side, step in zip(shape, axis_steps(shape, layout), strict=True) if side > 1]
+
+    def transposed_view(self, output: str, source: str, order: tuple[int, ...]) -> bool:
+        """The same for a transposition that makes the first axis the last, or the other way round."""
+        rank, own = len(order), self.layout(source)
+        turned = {Layout.FIRST: (*range(1, rank), 0), Layout.LAST: (rank - 1, *range(rank - 1))}
+        if rank < 2 or self.root(source) not in self.makers or order != turned[own]:
+            return False
+        other = Layout.LAST if own is Layout.FIRST else Layout.FIRST
+        self.views[output] = View(self.root(source), self.layout(self.root(source)), other)
+        return True
+
+
+Translate = Callable[[Plan, Node], None]
+
+
+def plan(network: Network, operators: dict[str, Translate]) -> Plan:
+    result = Plan(network)
+    for node in network.nodes:
+        translate = operators.get(node.operator)
+        try:
+            if translate is None or any(proto.domain not in ("", "ai.onnx") for proto in node.protos):
+                raise Lacking("the engine has no such operator")
+            for name in node.outputs:
+                if name and name not in network.shapes:
+                    raise Lacking("its output has no shape that only its batch leaves open")
+            if sum(map(bool, node.outputs)) != 1:
+                raise Lacking("it has more than one output")
+            translate(result, node)
+        except Lacking as reason:
+            result.layers.append(Foreign(node, str(reason)))
+    return result
+
+
+def round_value(plan: Plan, node: Node) -> None:
+    """Put a value on a grid of codes: where it is made, if nothing else reads it as it is."""
+    assert node.grid is not None
+    (value,), (output,) = node.inputs, node.outputs
+    shape, own = plan.shape(value), plan.grid(value)
+    if own is not None and node.grid.holds(own) and plan.view(output, value):
+        return
+    maker = plan.growing(value)
+    if maker is not None and maker.epilogue.grid is None and not (isinstance(maker, Pool) and maker.kind == 0):
+        maker.epilogue.grid = node.grid
+        plan.extend(maker, output)
+        return
+    name = f"rounding of {value}"
+    if plan.root(value) in plan.makers:
+        layer: Layer = Elementwise(name, "Round", [value], output, shape, plan.layout(value))
+    else:
+        layer = Copy(name, "Round", [value], output, shape, natural(shape), boxes=[[whole(shape)]], shapes=[shape])
+    layer.epilogue.grid = node.grid
+    plan.add(layer)
+
+
+def activate(plan: Plan, node: Node, activation: Activation) -> None:
+    """An activation, at the end of the layer that makes its input if it can be."""
+    value, output = node.inputs[0], node.outputs[0]
+    layer = _with_epilogue(plan, value)
+    if layer is None:
+        shape = plan.shape(value)
+        layer = Elementwise(node.operator, node.operator, [value], output, shape, plan.layout(value))
+        layer.epilogue.activation = activation
+        plan.add(layer)
+        return
+    layer.epilogue.activation = activation
+    plan.extend(layer, output)
+
+
+def limit(plan: Plan, node: Node, low: float, high: float) -> None:
+    """Cut off what is below or above, at the end of the layer before if it can be."""
+    value, output = node.inputs[0], node.outputs[0]
+    maker = plan.growing(value)
+    if maker is None or isinstance(maker, Copy | Pool) or not maker.epilogue.unlimited:
+        maker = Elementwise(node.operator, node.operator, [value], output, plan.shape(value), plan.layout(value))
+        maker.epilogue = replace(maker.epilogue, low=low, high=high)
+        plan.add(maker)
+        return
+    maker.epilogue.low, maker.epilogue.high = low, high
+    plan.extend(maker, output)
+
+
+def affine(plan: Plan, node: Node, value: str, scale: Array, bias: Array, layout: Layout | None) -> None:
+    """value * scale + bias, of one number for each channel or for all; `layout`: where the channels must be, if so."""
+    output, shape = node.outputs[0], plan.shape(value)
+    layer = _with_epilogue(plan, value)
+    if layer is None or not layer.epilogue.linear or layout not in (None, layer.layout):
+        own = plan.layout(value) if layout is None else layout
+        layer = Elementwise(node.operator, node.operator, [value], output, shape, own)
+        _scale(layer, scale, bias)
+        plan.add(layer)
+        return
+    _scale(layer, scale, bias)
+    plan.extend(layer, output)
+
+
+def _scale(layer: Layer, scale: Array, bias: Array) -> None:
+    channels = layer.shape[layer.layout]
+    old = layer.epilogue
+    factor = old.scale if len(old.scale) else np.ones(channels)
+    shift = old.bias if len(old.bias) else np.zeros(channels)
+    old.scale, old.bias = (
+        np.broadcast_to(factor * scale, (channels,)),
+        np.broadcast_to(shift * scale + bias, (channels,)),
+    )
+
+
+def _with_epilogue(plan: Plan, value: str) -> Layer | None:
+    """The layer that makes a value, if it can still have an activation."""
+    maker = plan.growing(value)
+    bare = maker is None or isinstance(maker, Copy) or (isinstance(maker, Pool) and maker.kind == 0)
+    return None if maker is None or bare or not maker.epilogue.open else maker
+
+
+def add_values(plan: Plan, node: Node) -> bool:
+    """The sum of two values of one shape, in the convolution that makes one of them; whether there is one."""
+    first, second = node.inputs
+    if plan.shape(first) != plan.shape(second) or first == second:
+        return False
+    order = {layer.output: i for i, layer in enumerate(plan.layers) if isinstance(layer, Layer)}
+    for value, other in sorted(((first, second), (second, first)), key=lambda pair: -order.get(pair[0], -1)):
+        maker = plan.growing(value)
+        if isinstance(maker, Convolution) and maker.epilogue.linear and maker.layout is plan.layout(other):
+            maker.epilogue.residual = other
+            plan.extend(maker, node.outputs[0])
+            return True
+    return False
