@@ -10,12 +10,12 @@ namespace dovetail::engine {
 
 namespace {
 
-constexpr int panel_bytes = 512;         // of weights for one output: a panel for 32 outputs fills half of that cache
-constexpr int widest = 4;                // blocks of a tile
-constexpr std::int64_t worth_threads = 1 << 18;  // bytes multiplied: less is done before other threads have begun
+constexpr int panel_bytes = 1024;  // of weights for one output; longer panels gain little
+constexpr int widest = 4;          // blocks of a tile
+constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
-constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes) * 4 * widest * lanes;
+constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes) * widest * lanes;
 
 int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
@@ -68,6 +68,7 @@ struct Nest {
   const Weights& weights;
   const Epilogue& epilogue;
   const std::vector<std::int32_t>& taps;
+  int taps_in_one;
   const std::vector<Sum>& start;
   void (*product)(const Tile<Input, Weight, Sum>&);
   void (*finish)(const Finish<Sum>&);
@@ -100,7 +101,7 @@ struct Nest {
     if (epilogue.residual) residual.locate(first, count, out, added, one, 0, 0);
     const int image = int(first / (std::int64_t(out.rows) * out.columns));
     const Span span = weights.spans[blocks.first];
-    const auto panels = cut_columns(weights.taps, span.count, panel_bytes / int(sizeof(Input)));
+    const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, panel_bytes / int(sizeof(Input)));
     const int tiles = divide_up(count, run.primitives.tile_pixels(blocks.count));
     Finish<Sum> last = finishing(blocks, image);
     for (const Columns& columns : panels) {
@@ -121,7 +122,7 @@ struct Nest {
   }
 
   Tile<Input, Weight, Sum> panel_tile(const Blocks& blocks, Span span, const Columns& columns, std::byte* room) const {
-    const int column = columns.tap * span.count + columns.channel;
+    const int column = columns.tap * span.count * taps_in_one + columns.channel;
     const Panel panel = weights.panel(blocks.first, blocks.count, column, columns.taps * columns.channels, room);
     return {.taps = taps.data() + columns.tap,
             .tap_count = columns.taps,
@@ -193,8 +194,10 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
           "sums of more than " + std::to_string(longest_sum) + " products of bytes may not fit into 32 bits");
     multiplications_ += std::int64_t(span.count) * lanes * weights_->taps * output.rows * output.columns;
   }
+  const bool side_by_side = window_.dilation[1] == 1 && weights_->spans.front() == Span{0, input.padded_channels()};
+  if (side_by_side && !weights_->depthwise) taps_in_one_ = window_.size[1];
   for (int row = 0; row < window_.size[0]; ++row)
-    for (int column = 0; column < window_.size[1]; ++column)
+    for (int column = 0; column < window_.size[1]; column += taps_in_one_)
       taps_.push_back(std::int32_t(row * window_.dilation[0] * input.row_elements() +
                                    std::ptrdiff_t(column) * window_.dilation[1] * input.padded_channels()));
   zeros_.assign(outputs, 0.0f);
@@ -211,7 +214,7 @@ std::string Convolution::kernel() const {
 template <class Input, class Weight, class Sum>
 void Convolution::run_nest(const Run& run, const std::vector<Sum>& start,
                            void (*product)(const Tile<Input, Weight, Sum>&), void (*finish)(const Finish<Sum>&)) const {
-  const Nest<Input, Weight, Sum> nest{run, window_, *weights_, epilogue_, taps_, start, product, finish};
+  const Nest<Input, Weight, Sum> nest{run, window_, *weights_, epilogue_, taps_, taps_in_one_, start, product, finish};
   if (run.batch * multiplications_ * int(sizeof(Input)) < worth_threads) return nest.run_thread(0, 1);
   run.threads.each([&](int thread) { nest.run_thread(thread, run.threads.size()); });
 }

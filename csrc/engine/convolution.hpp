@@ -36,6 +36,7 @@ class Convolution : public Operation {
   std::unique_ptr<Weights> weights_;
   Epilogue epilogue_;
   std::vector<std::int32_t> taps_;        // offsets in elements from the window's first pixel
+  int taps_in_one_ = 1;                   // where a row of taps reads all channels of neighbours: they follow each other
   std::vector<std::int32_t> start_;       // what sums begin with: - zero of the input * sum of the output's weights
   std::vector<float> zeros_;              // the same for float32
   std::int64_t multiplications_ = 0;      // for one image
