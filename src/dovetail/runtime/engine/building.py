@@ -53,7 +53,7 @@ class NativeStage:
         self.rows: list[Row] = []
         self._shapes = [plan.network.shapes[name] for name in stage.outputs]
         self.program = _native.Program(threads)
-        _Builder(plan, self.program, stage, self.rows, stored).build()
+        Builder(plan, self.program, stage, self.rows, stored).build()
 
     def __call__(self, values: Mapping[str, NDArray[np.float32]]) -> list[Float]:
         """Raises ValueError on NaN where codes are wanted."""
@@ -63,7 +63,9 @@ class NativeStage:
         return made
 
 
-class _Builder:
+class Builder:
+    """Tells a program what it consists of."""
+
     def __init__(
         self, plan: Plan, program: _native.Program, stage: Stage, rows: list[Row], stored: Mapping[str, Format]
     ) -> None:
@@ -101,8 +103,7 @@ class _Builder:
         write, epilogue = self.make(layer.output, layer.layout), layer.epilogue.native()
         match layer:
             case Convolution():
-                packed = pack(layer, self.stored.get(layer.weight))
-                self.program.convolution(reads, write, list(layer.window), packed, epilogue)
+                self.program.convolution(reads, write, list(layer.window), self.weights(layer), epilogue)
             case Elementwise():
                 self.program.elementwise(reads, write, layer.arithmetic, epilogue)
             case Pool():
@@ -115,6 +116,9 @@ class _Builder:
             case _:
                 raise AssertionError(layer)
         self.rows.append(Row(layer.name, layer.operator, layer.shape, layer.weight_bytes))
+
+    def weights(self, layer: Convolution) -> _native.Weights:
+        return pack(layer, self.stored.get(layer.weight))
 
     def make(self, value: str, layout: Layout, codes: bool = True) -> int:
         """A new tensor for a value."""

@@ -130,6 +130,7 @@ def depth_to_space(plan: Plan, node: Node) -> None:
 
 def space_to_depth(plan: Plan, node: Node) -> None:
     value = node.inputs[0]
+    demand(node.attributes.get("mode", b"DCR") == b"DCR", "depth in another order")
     (channels, rows, columns), size = _picture(plan, value), int(node.attributes["blocksize"])
     loops = (
         Loop(channels, (1, 0, 0), (1, 0, 0)),
@@ -180,7 +181,8 @@ def _coordinate(i: int, sides: tuple[int, int], scale: float, mode: str) -> floa
         case "asymmetric":
             return i / scale
         case "align_corners":
-            return i * (sides[0] - 1) / (sides[1] - 1) if sides[1] > 1 else 0.0
+            last = scale * sides[0] - 1
+            return i * (sides[0] - 1) / last if sides[1] > 1 and last > 0 else 0.0
     raise Lacking(f"resizing by coordinates {mode}")
 
 

@@ -79,7 +79,9 @@ def _flattened(plan: Plan, value: str) -> tuple[str, tuple[int, int, int]]:
     maker = plan.makers.get(value)
     if maker is not None and maker.operator in ("Flatten", "Reshape") and maker.epilogue.grid is None:
         (source,) = maker.inputs
-        if len(maker.shape) == 1 and len(shape := plan.shape(source)) == 3 and plan.layout(source) is Layout.FIRST:
+        shape = plan.shape(source)
+        picture = len(shape) == 3 and math.prod(shape) == inputs and plan.layout(source) is Layout.FIRST
+        if picture and maker.shape == (inputs,):
             if plan.network.readers.get(value) == 1:
                 plan.layers.remove(maker)
             return source, (shape[0], shape[1], shape[2])
@@ -111,7 +113,7 @@ def pool(plan: Plan, node: Node) -> None:
     demand(len(shape) in (2, 3) and len(size) == len(shape) - 1, f"a pool over {len(size)} places")
     window, after = _window(node, shape[1:], size)
     kind = 0 if "Max" in node.operator else 2 if node.attributes.get("count_include_pad", 0) else 1
-    demand(node.attributes.get("storage_order", 0) == 0, "indices by columns")
+    demand(kind == 0 or not node.attributes.get("ceil_mode", 0), "means of windows that go out of the padding")
     layer = Pool(node.operator, node.operator, [value], node.outputs[0], output, Layout.FIRST,
                  window=window, padding_after=after, kind=kind)  # fmt: skip
     plan.add(layer)

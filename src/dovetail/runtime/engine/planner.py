@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,9 @@ from dovetail.runtime.engine.layers import (
     whole,
 )
 from dovetail.runtime.engine.network import Grid, Network, Node
+
+LARGEST = 2**28
+"""Numbers that an image's value may have: offsets in it are 32-bit integers."""
 
 
 class Lacking(Exception):  # noqa: N818 - not an error: something else runs the node
@@ -69,6 +73,8 @@ class Plan:
             raise Lacking("an input is a constant, or has no shape that only its batch leaves open")
         if len(shape := self.network.shapes[value]) > 3:
             raise Lacking("a value has more than three dimensions beside the batch")
+        if math.prod(shape) > LARGEST:
+            raise Lacking(f"a value of {math.prod(shape)} numbers for each image")
         return shape
 
     def layout(self, value: str) -> Layout:
@@ -137,13 +143,14 @@ class Plan:
 Translate = Callable[[Plan, Node], None]
 
 
-def plan(network: Network, operators: dict[str, Translate]) -> Plan:
+def plan(network: Network, operators: dict[str, Translate], otherwise: str = "the engine has no such operator") -> Plan:
+    """With the operators given; `otherwise` is why others are not the engine's."""
     result = Plan(network)
     for node in network.nodes:
         translate = operators.get(node.operator)
         try:
             if translate is None or any(proto.domain not in ("", "ai.onnx") for proto in node.protos):
-                raise Lacking("the engine has no such operator")
+                raise Lacking(otherwise)
             for name in node.outputs:
                 if name and name not in network.shapes:
                     raise Lacking("its output has no shape that only its batch leaves open")

@@ -35,7 +35,7 @@ MOST_THREADS = 256
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a session: its layer, what runs it and why; shape of one image's output, bytes of its weights."""
+    """One operation of a session: its layer, what runs it and why, the shape of an image's output, bytes of weights."""
 
     layer: str
     kernel: str
@@ -129,7 +129,11 @@ class EngineSession:
         self.input_shape: tuple[int | None, ...] = tuple(sides[1:])
         self._input, self._output, self._batch = entry.name, network.outputs[0].name, sides[0]
         self.plan: Plan = plan(network, OPERATORS)
-        self.stages = _build(self.plan, threads, stored)
+        try:
+            self.stages = _build(self.plan, threads, stored)
+        except ValueError as error:
+            self.plan = plan(network, {}, f"the engine refuses the network: {error}")
+            self.stages = _build(self.plan, threads, stored)
         quantised = any(grid is not None for grid in self.plan.grids.values())
         self._refuses_nan = quantised and self.input_type == np.float32
 

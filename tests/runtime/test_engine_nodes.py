@@ -1,0 +1,77 @@
+"""The node tests that come with ONNX, of every operator that the engine claims."""
+
+import warnings
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+from onnx.backend.test.case.test_case import TestCase
+
+from dovetail.errors import DovetailError
+from dovetail.runtime.engine import EngineSession
+from dovetail.runtime.engine.session import OPERATORS
+
+ALSO = {"Constant"}
+WITHOUT_A_BATCH = {"Concat", "LayerNormalization", "Pad", "ReduceMean", "Reshape"}
+"""Their node tests go over the first axis or have constants first; see test_engine_operators.py."""
+
+
+@cache
+def cases() -> dict[str, TestCase]:
+    """Those with operators of ours only, whose first input is of float32 and has a batch, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {case.name: case for case in collect_testcases(None) if is_ours(case)}
+
+
+def is_ours(case: TestCase) -> bool:
+    if case.model is None or case.data_sets is None or not case.model.graph.input:
+        return False
+    operators = {node.op_type for node in case.model.graph.node}
+    first = case.model.graph.input[0].type.tensor_type
+    floats = first.elem_type == TensorProto.FLOAT and len(first.shape.dim) > 0
+    return operators <= OPERATORS.keys() | ALSO and floats and len(case.model.graph.output) == 1
+
+
+def load(case: TestCase) -> tuple[ModelProto, NDArray[np.float32], NDArray[np.float32]]:
+    """The model with all inputs but the first as constants, that input, and the output."""
+    model = ModelProto()
+    assert case.model is not None and case.data_sets is not None
+    model.CopyFrom(case.model)
+    (inputs, outputs) = case.data_sets[0]
+    for value, array in zip(model.graph.input[1:], inputs[1:], strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
+    del model.graph.input[1:]
+    return model, inputs[0], outputs[0]
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_node_computes_what_onnx_says(name: str) -> None:
+    model, x, expected = load(cases()[name])
+    try:
+        session = EngineSession.from_onnx(model, threads=1)
+    except DovetailError as error:
+        pytest.skip(str(error))
+    if "ONNX Runtime" in {operation.kernel for operation in session.describe()}:
+        pytest.skip("not the engine's")
+    if not x.size:
+        with pytest.raises(DovetailError):
+            session(x)
+        return
+    np.testing.assert_allclose(session(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_operator_is_run_natively() -> None:
+    native: Counter[str] = Counter()
+    for case in cases().values():
+        try:
+            session = EngineSession.from_onnx(load(case)[0], threads=1)
+        except DovetailError:
+            continue
+        if all(operation.kernel != "ONNX Runtime" for operation in session.describe()):
+            native.update({node.op_type for node in session.plan.network.proto.graph.node})
+    assert native.keys() >= OPERATORS.keys() - {"Round"} - WITHOUT_A_BATCH, native

@@ -1,0 +1,172 @@
+"""Operators and what becomes of several of them, in floats and in codes, beside ONNX Runtime."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx.parser
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from dovetail.runtime.engine import EngineSession
+
+RNG = np.random.default_rng(0)
+SCALE, ZERO = np.float32(0.04), np.uint8(120)
+
+
+def normal(*shape: int) -> NDArray[np.float32]:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def model(shape: str, body: str, constants: dict[str, NDArray[np.generic]] | None = None) -> ModelProto:
+    """From float[shape] x to y, whose shape need not be said."""
+    text = f'<ir_version: 10, opset_import: ["" : 20]> g (float[{shape}] x) => (float y) {{ {body} }}'
+    result = onnx.parser.parse_model(text)
+    for name, array in (constants or {}).items():
+        result.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return result
+
+
+def in_onnxruntime(proto: ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x})
+    assert isinstance(y, np.ndarray)
+    return y
+
+
+def ints(*numbers: int) -> NDArray[np.int64]:
+    return np.array(numbers, np.int64)
+
+
+CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
+    "convolution, normalised, cut": (
+        "N,5,9,7",
+        "a = Conv <pads=[1,1,1,1]> (x, w) b = Mul(a, f) c = Add(b, s) y = Relu(c)",
+        {"w": normal(6, 5, 3, 3), "f": normal(6, 1, 1), "s": normal(6, 1, 1)},
+    ),
+    "uneven padding and strides": (
+        "N,5,9,7",
+        "y = Conv <pads=[0,1,2,0], strides=[2,1], dilations=[1,2]> (x, w, b)",
+        {"w": normal(3, 5, 3, 2), "b": normal(3)},
+    ),
+    "grouped": ("N,8,6,6", "y = Conv <group=2> (x, w)", {"w": normal(6, 4, 3, 3)}),
+    "depthwise": ("N,20,6,6", "y = Conv <group=20, pads=[1,1,1,1]> (x, w)", {"w": normal(20, 1, 3, 3)}),
+    "over a line": ("N,4,13", "y = Conv <pads=[2,2]> (x, w)", {"w": normal(5, 4, 5)}),
+    "same padding": ("N,3,7,8", 'y = Conv <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', {"w": normal(4, 3, 3, 3)}),
+    "residual": (
+        "N,6,5,5",
+        "a = Relu(x) b = Conv <pads=[1,1,1,1]> (a, w) c = Add(a, b) y = Relu(c)",
+        {"w": normal(6, 6, 3, 3)},
+    ),
+    "two branches": (
+        "N,6,5,5",
+        "a = Conv <pads=[1,1,1,1]> (x, w) b = Conv(x, v) c = Add(a, b) y = Clip(c, low, high)",
+        {"w": normal(6, 6, 3, 3), "v": normal(6, 6, 1, 1), "low": np.float32(-1), "high": np.float32(2)},
+    ),
+    "gates of channels": (
+        "N,6,5,5",
+        "a = GlobalAveragePool(x) b = Conv(a, w) c = Sigmoid(b) y = Mul(x, c)",
+        {"w": normal(6, 6, 1, 1)},
+    ),
+    "silu": ("N,6,5,5", "a = Conv(x, w) b = Sigmoid(a) y = Mul(a, b)", {"w": normal(4, 6, 1, 1)}),
+    "two values": ("N,6,5,5", "a = Conv(x, w) b = Sub(x, a) c = Mul(a, b) y = Div(c, b)", {"w": normal(6, 6, 1, 1)}),
+    "constant first": ("N,6,5,5", "y = Sub(f, x)", {"f": normal(1, 6, 1, 1)}),
+    "a number": ("N,7", "a = Div(x, f) y = Tanh(a)", {"f": np.float32(3)}),
+    "shortcut of option A": (
+        "N,6,8,8",
+        "a = Slice(x, zero, far, two, step) b = Slice(a, zero, far, three, step) y = Pad(b, pads)",
+        {"zero": ints(0), "far": ints(1000), "two": ints(2), "three": ints(3), "step": ints(2),
+         "pads": ints(0, 3, 0, 0, 0, 3, 0, 0)},
+    ),
+    "backwards": ("N,6,8", "y = Slice(x, a, b, axes, step)",
+                  {"a": ints(-1), "b": ints(-100), "axes": ints(2), "step": ints(-1)}),
+    "crop": ("N,3,8,8", "y = Pad(x, pads)", {"pads": ints(0, 1, -2, 1, 0, 0, 1, -3)}),
+    "concatenation": ("N,5,4,4", "a = Relu(x) b = Conv(x, w) y = Concat <axis=1> (a, b, x)", {"w": normal(3, 5, 1, 1)}),
+    "concatenated rows": ("N,5,4,4", "a = Relu(x) y = Concat <axis=-2> (a, x)", {}),
+    "flattened for a product": ("N,5,4,4",
+        "a = MaxPool <kernel_shape=[2,2]> (x) b = Flatten(a) y = Gemm <transB=1> (b, w)",
+                                {"w": normal(7, 45)}),
+    "flattened twice": ("N,5,4,4",
+        "a = Relu(x) b = Flatten(a) c = Gemm <transB=1> (b, w) d = Gemm <transB=1> (b, w) y = Add(c, d)",
+                        {"w": normal(7, 80)}),
+    "sequence": ("N,9,20", "a = MatMul(x, w) b = Add(a, s) c = Gelu(b) y = LayerNormalization <axis=-1> (c, f, s)",
+                 {"w": normal(20, 33), "s": normal(33), "f": normal(33)}),
+    "picture and sequence": ("N,6,4,5", "a = Transpose <perm=[0,2,3,1]> (x) b = LayerNormalization (a, f) "
+                             "c = MatMul(b, w) d = Transpose <perm=[0,3,1,2]> (c) y = Conv <pads=[1,1,1,1]> (d, v)",
+                             {"f": normal(6), "w": normal(6, 8), "v": normal(3, 8, 3, 3)}),
+    "tokens": ("N,6,4,5", "a = Conv(x, v) b = Reshape(a, shape) c = Transpose <perm=[0,2,1]> (b) y = Softmax(c)",
+               {"v": normal(7, 6, 1, 1), "shape": ints(0, 7, 20)}),
+    "means": ("N,6,4,5", "a = Relu(x) b = ReduceMean <keepdims=0> (a, axes) y = Gemm(b, w)",
+              {"axes": ints(2, 3), "w": normal(6, 4)}),
+    "squeezed": ("N,6,1,1", "a = Relu(x) b = Squeeze(a, axes) c = Sigmoid(b) y = Unsqueeze(c, axes)",
+                 {"axes": ints(2, 3)}),
+    "reshaped": ("N,6,4,5", "y = Reshape(x, shape)", {"shape": ints(0, 3, 40)}),
+    "reshaped by a stranger": ("N,6,4,5", "y = Reshape(x, shape)", {"shape": ints(0, 4, 30)}),
+    "depth": ("N,12,4,5", "a = DepthToSpace <blocksize=2> (x) y = SpaceToDepth <blocksize=2> (a)", {}),
+    "larger": ("N,3,4,5", 'a = Resize <mode="linear"> (x, , scales) y = Resize <mode="nearest", '
+               'coordinate_transformation_mode="asymmetric", nearest_mode="floor"> (a, , scales)',
+               {"scales": np.array([1, 1, 2, 3], np.float32)}),
+    "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Erf(a) c = Mul(a, b) y = Relu(c)", {}),
+    "only strangers": ("N,3,4", "y = Erf(x)", {}),
+    "strangers beside": ("N,3,4", "a = Erf(x) b = Relu(x) c = Add(a, b) d = Cos(c) y = Add(d, b)", {}),
+}  # fmt: skip
+
+
+def shape_of(proto: ModelProto) -> Sequence[int]:
+    return [side.dim_value for side in proto.graph.input[0].type.tensor_type.shape.dim][1:]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_in_floats(name: str, threads: int) -> None:
+    proto = model(*CASES[name])
+    session = EngineSession.from_onnx(proto, threads)
+    native = all(operation.kernel != "ONNX Runtime" for operation in session.describe())
+    assert native != ("stranger" in name), session.describe()
+    for batch in (1, 2, 3, 4, 5, 1):
+        x = normal(batch, *shape_of(proto))
+        np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "stranger" not in name])
+def test_on_codes(name: str) -> None:
+    """The input is rounded to codes, and so is the output: a code may be the next one where it was close."""
+    proto = model(*CASES[name])
+    graph = proto.graph
+    for node in graph.node:
+        node.input[:] = ["x rounded" if value == "x" else value for value in node.input]
+        node.output[:] = ["y before" if value == "y" else value for value in node.output]
+    grid = ["x scale", "x zero"]
+    graph.initializer.extend([numpy_helper.from_array(SCALE, "x scale"), numpy_helper.from_array(ZERO, "x zero")])
+    graph.node.insert(0, helper.make_node("QuantizeLinear", ["x", *grid], ["x code"]))
+    graph.node.insert(1, helper.make_node("DequantizeLinear", ["x code", *grid], ["x rounded"]))
+    graph.node.append(helper.make_node("QuantizeLinear", ["y before", *grid], ["y code"]))
+    graph.node.append(helper.make_node("DequantizeLinear", ["y code", *grid], ["y"]))
+    session = EngineSession.from_onnx(proto, 2)
+    x = normal(3, *shape_of(proto))
+    y, expected = session(x), in_onnxruntime(proto, x)
+    np.testing.assert_allclose(y, expected, atol=1.01 * SCALE)
+    assert (np.abs(y - expected) > 1e-5).mean() < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_convolutions_of_any_shape(data: st.DataObject) -> None:
+    side = st.integers(1, 9)
+    rows, columns, inputs, outputs = (data.draw(side) for _ in range(4))
+    size, stride, dilation = (data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) for _ in range(3))
+    pads = data.draw(st.tuples(*[st.integers(0, 3)] * 4))
+    spans = [(n - 1) * d + 1 for n, d in zip(size, dilation, strict=True)]
+    if rows + pads[0] + pads[2] < spans[0] or columns + pads[1] + pads[3] < spans[1]:
+        return
+    body = f"y = Conv <pads={list(pads)}, strides={list(stride)}, dilations={list(dilation)}> (x, w)"
+    proto = model(f"N,{inputs},{rows},{columns}", body, {"w": normal(outputs, inputs, *size)})
+    x = normal(2, inputs, rows, columns)
+    session = EngineSession.from_onnx(proto, 1)
+    np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
