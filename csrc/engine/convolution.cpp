@@ -53,7 +53,8 @@ struct Columns {
 std::vector<Columns> cut_columns(int taps, int channels, int at_most) {
   std::vector<Columns> panels;
   const int whole = std::clamp(at_most / channels, 1, taps), parts = divide_up(channels, at_most);
-  const int tap_step = divide_up(taps, divide_up(taps, whole)), channel_step = divide_up(divide_up(channels, parts), 4) * 4;
+  const int tap_step = divide_up(taps, divide_up(taps, whole));
+  const int channel_step = divide_up(divide_up(channels, parts), 4) * 4;
   for (int tap = 0; tap < taps; tap += tap_step)
     for (int channel = 0; channel < channels; channel += channel_step)
       panels.push_back({tap, std::min(tap_step, taps - tap), channel, std::min(channel_step, channels - channel)});
@@ -167,9 +168,11 @@ void check(bool holds, const std::string& message) {
 void check_window(const Window& window, const Tensor& input, const Tensor& output) {
   const int extent[2] = {input.rows, input.columns}, outputs[2] = {output.rows, output.columns};
   for (int d = 0; d < 2; ++d) {
-    check(window.size[d] > 0 && window.stride[d] > 0 && window.dilation[d] > 0, "sizes, strides, dilations are at least 1");
-    const int last = (outputs[d] - 1) * window.stride[d] - window.padding[d] + (window.size[d] - 1) * window.dilation[d];
-    check(window.padding[d] <= input.border && last < extent[d] + input.border,
+    check(window.size[d] > 0 && window.stride[d] > 0 && window.dilation[d] > 0,
+          "sizes, strides and dilations are at least 1");
+    const std::int64_t first = std::int64_t(outputs[d] - 1) * window.stride[d] - window.padding[d];
+    const std::int64_t last = first + std::int64_t(window.size[d] - 1) * window.dilation[d];
+    check(window.padding[d] >= 0 && window.padding[d] <= input.border && last < extent[d] + input.border,
           "the window leaves the image, whose border is " + std::to_string(input.border));
   }
 }

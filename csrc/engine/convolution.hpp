@@ -10,7 +10,7 @@
 
 namespace dovetail::engine {
 
-// Where the weights of a convolution lie on the image. Rows, then columns. The padding is the one above and to the left;
+// Where the weights of a convolution lie on the image; rows, then columns. The padding is that above and on the left;
 // the border of the input is as wide as the largest of all four sides.
 struct Window {
   int size[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1}, padding[2] = {0, 0};
@@ -36,7 +36,7 @@ class Convolution : public Operation {
   std::unique_ptr<Weights> weights_;
   Epilogue epilogue_;
   std::vector<std::int32_t> taps_;        // offsets in elements from the window's first pixel
-  int taps_in_one_ = 1;                   // where a row of taps reads all channels of neighbours: they follow each other
+  int taps_in_one_ = 1;                   // a row of taps that read all channels is one: pixels follow each other
   std::vector<std::int32_t> start_;       // what sums begin with: - zero of the input * sum of the output's weights
   std::vector<float> zeros_;              // the same for float32
   std::int64_t multiplications_ = 0;      // for one image

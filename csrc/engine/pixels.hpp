@@ -13,7 +13,7 @@ constexpr int chunk_pixels = 224;  // at most: the sums of so many pixels stay i
 struct Offsets {
   std::int32_t at[chunk_pixels];
 
-  // Of `count` pixels from `first` on, of images of rows x columns; their places in `tensor` are as far apart as `stride`
+  // Of `count` pixels of images like `pixels`, from `first` on; their places in `tensor` are as far apart as `stride`
   // says, the first at (row, column).
   void locate(std::int64_t first, int count, const Tensor& pixels, const Tensor& tensor, const int (&stride)[2],
               int row, int column) {

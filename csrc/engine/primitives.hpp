@@ -13,7 +13,7 @@ namespace dovetail::engine {
 //   sums[p][16 b + o] = start[16 b + o] + sum over taps t, channels c of
 //                       input[pixels[p] + taps[t] + c] * weights[b * block_stride][t][c][o]
 // Weights of one byte lie in groups of four channels, [t][c / 4][o][c % 4]: channels is then a multiple of four.
-// Depthwise, an output has a tap's channel of its own number: input[pixels[p] + taps[t] + 16 b + o] * weights[..][t][o].
+// Depthwise, each output reads the channel of its number: input[pixels[p] + taps[t] + 16 b + o] * weights[..][t][o].
 template <class Input, class Weight, class Sum>
 struct Tile {
   const Input* input = nullptr;
@@ -37,7 +37,7 @@ struct Finish {
   const Sum* sums = nullptr;  // [pixel][16 * blocks]
   int pixel_count = 0, blocks = 0;
   const float *scale = nullptr, *bias = nullptr;  // [16 * blocks]
-  const void* residual = nullptr;       // null: none
+  const void* residual = nullptr;                 // null: none
   const std::int32_t* residual_pixels = nullptr;
   Type residual_type = Type::float32;
   float residual_scale = 1, residual_zero = 0;

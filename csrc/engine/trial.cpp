@@ -7,7 +7,7 @@ namespace dovetail::engine {
 void Trial::Free::operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t(64)); }
 
 Trial::Memory Trial::allocate(std::size_t bytes) {
-  return Memory(static_cast<std::byte*>(::operator new(bytes + 64, std::align_val_t(64))));
+  return Memory(static_cast<std::byte*>(::operator new(bytes, std::align_val_t(64))));
 }
 
 Trial::Trial(const std::string& level, int threads, int batch, std::vector<Tensor> tensors,
@@ -52,7 +52,8 @@ std::size_t Trial::value_bytes(int index) const {
 
 void Trial::run() {
   const std::span<const Place> places(places_);
-  operation_->run({batch_, places.first(places.size() - 1), places.last(1), memory_.back().get(), threads_, primitives_});
+  const std::size_t reads = places.size() - 1;
+  operation_->run({batch_, places.first(reads), places.last(1), memory_.back().get(), threads_, primitives_});
 }
 
 }  // namespace dovetail::engine

@@ -10,8 +10,8 @@
 
 namespace dovetail::engine {
 
-// Which input channels the 16 outputs of a block read: all, or those of their groups. For uint8 both are multiples of 4.
-// Depthwise, the first is the block's first output and the count is 1: each output has one channel, of its own number.
+// Which input channels the 16 outputs of a block read: all, or those of their groups. For uint8 both are multiples of
+// 4. Depthwise, the first is the block's first output and the count is 1: each output reads the channel of its number.
 struct Span {
   int first, count;
   bool operator==(const Span&) const = default;

@@ -54,7 +54,9 @@ inline Int widen(Byte v) { return Int(_mm512_cvtepu8_epi32(__m128i(v))); }
 inline Byte narrow(Int v) { return Byte(_mm512_cvtepi32_epi8(__m512i(v))); }  // of 0 .. 255
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm512_fmadd_ps(a, b, sum)); }
 // a in 0 .. 255, b in -32768 .. 32767
-inline Int multiply_add(Int a, Int b, Int sum) { return Int(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b))); }
+inline Int multiply_add(Int a, Int b, Int sum) {
+  return Int(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b)));
+}
 // Four products of unsigned and signed bytes. Adds in 32 bits, as all levels do: nothing saturates.
 struct Signed4 {
   Int v;
