@@ -52,6 +52,7 @@ def transpose(plan: Plan, node: Node) -> None:
     shape = plan.shape(value)
     order = tuple(node.attributes.get("perm", range(len(shape) + 1)[::-1]))
     demand(order[0] == 0, "a transposition of the batch")
+    demand(sorted(order) == list(range(len(shape) + 1)), "axes that do not fit its input")
     inner = tuple(axis - 1 for axis in order[1:])
     plan.shape(output)
     if output in _ends(plan) or not plan.transposed_view(output, value, inner):
@@ -85,7 +86,7 @@ def cut(plan: Plan, node: Node) -> None:
         place = start + side if start < 0 else start
         source[inner], step[inner] = min(max(place, 0), side - 1 if way < 0 else side), way
     loops = tuple(
-        Loop(side, unit(i, len(shape), way), unit(i, len(shape)))
+        Loop(side, unit(i, len(shape), way if side > 1 else 1), unit(i, len(shape)))
         for i, (side, way) in enumerate(zip(output, step, strict=True))
     )
     _copy(plan, node, [value], [[Box(tuple(source), (0,) * len(shape), loops)]])

@@ -71,6 +71,8 @@ def multiply_matrix(plan: Plan, node: Node) -> None:
     if alpha != 1.0:
         layer.epilogue.scale = np.full(len(matrix), alpha)
     _finish_product(plan, layer, scales, bias)
+    if source != value and plan.network.readers.get(value) == 1:
+        plan.layers.remove(plan.makers[value])
 
 
 def _flattened(plan: Plan, value: str) -> tuple[str, tuple[int, int, int]]:
@@ -82,8 +84,6 @@ def _flattened(plan: Plan, value: str) -> tuple[str, tuple[int, int, int]]:
         shape = plan.shape(source)
         picture = len(shape) == 3 and math.prod(shape) == inputs and plan.layout(source) is Layout.FIRST
         if picture and maker.shape == (inputs,):
-            if plan.network.readers.get(value) == 1:
-                plan.layers.remove(maker)
             return source, (shape[0], shape[1], shape[2])
     return value, (inputs, 1, 1)
 

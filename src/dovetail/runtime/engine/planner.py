@@ -157,7 +157,12 @@ def plan(network: Network, operators: dict[str, Translate], otherwise: str = "th
             if sum(map(bool, node.outputs)) != 1:
                 raise Lacking("it has more than one output")
             translate(result, node)
-        except Lacking as reason:
+        except (
+            Lacking,
+            ValueError,
+            KeyError,
+            IndexError,
+        ) as reason:  # what ONNX's checker lets through may be anything
             result.layers.append(Foreign(node, str(reason)))
     return result
 
