@@ -1,6 +1,6 @@
 """The engine's dense kernels beside OpenVINO, ONNX Runtime and PyTorch, in one run, answers compared first.
 
-    python benchmarks/kernels.py            1 and 2 threads; records benchmarks/results/kernels.json
+    python benchmarks/kernels.py [1] [2]    threads; records benchmarks/results/kernels.json
 
 Peers run chains of the same layer, and the time of a layer is what one more of them costs: calling them is not counted.
 Ours is: it is called once for each layer of the chain, each with weights of its own. All take turns in short bursts; a
@@ -28,6 +28,7 @@ import onnxruntime as ort
 import openvino as ov
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from records import record
 
 from dovetail import _native
 from dovetail.kernels import Codes, Convolution, Epilogue, Window
@@ -289,24 +290,24 @@ def main(threads: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(main(int(sys.argv[1]))))
-    else:
-        everything: dict[str, Any] = {
-            "processor": next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-            "level": _native.levels()[0],
-            "noise": "a shared machine: other work ran on both cores (load_before, load_after)",
-            "versions": {"openvino": ov.__version__, "onnxruntime": ort.__version__, "torch": torch.__version__},
-            "cases": [asdict(case) for case in CASES],
-        }
-        for count in (1, 2):
-            environment = os.environ | {"OMP_NUM_THREADS": str(count)}
-            command = [sys.executable, __file__, str(count)]
-            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-                assert process.stdout
-                for line in process.stdout:
-                    if line.startswith("{"):
-                        everything[f"threads_{count}"] = json.loads(line)
-                    else:
-                        print(line, end="")
-        RESULTS.write_text(json.dumps(everything, indent=1) + "\n")
+    if "OMP_NUM_THREADS" in os.environ and sys.argv[1:2] == ["--only"]:
+        print(json.dumps(main(int(sys.argv[2]))))
+        raise SystemExit
+    everything: dict[str, Any] = {
+        "processor": next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "level": _native.levels()[0],
+        "noise": "a shared machine: other work ran on both cores (load_before, load_after)",
+        "versions": {"openvino": ov.__version__, "onnxruntime": ort.__version__, "torch": torch.__version__},
+        "cases": [asdict(case) for case in CASES],
+    }
+    for count in map(int, sys.argv[1:] or ("1", "2")):  # each in a process of its own: threads are fixed when it starts
+        environment = os.environ | {"OMP_NUM_THREADS": str(count)}
+        command = [sys.executable, __file__, "--only", str(count)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("{"):
+                    everything[f"threads_{count}"] = json.loads(line)
+                else:
+                    print(line, end="", flush=True)
+        record(RESULTS, everything)

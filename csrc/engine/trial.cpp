@@ -1,8 +1,24 @@
 #include "trial.hpp"
 
+#include <map>
+#include <mutex>
 #include <new>
 
 namespace dovetail::engine {
+
+namespace {
+
+// Threads wait by spinning: many idle ones would take the processors from those at work.
+std::shared_ptr<Threads> shared_threads(int count) {
+  static std::mutex mutex;
+  static std::map<int, std::weak_ptr<Threads>> all;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<Threads> threads = all[count].lock();
+  if (!threads) all[count] = threads = std::make_shared<Threads>(count);
+  return threads;
+}
+
+}  // namespace
 
 void Trial::Free::operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t(64)); }
 
@@ -13,7 +29,7 @@ Trial::Memory Trial::allocate(std::size_t bytes) {
 Trial::Trial(const std::string& level, int threads, int batch, std::vector<Tensor> tensors,
              std::unique_ptr<Operation> operation)
     : primitives_(level.empty() ? primitives() : primitives(level)),
-      threads_(threads),
+      threads_(shared_threads(threads)),
       batch_(batch),
       tensors_(std::move(tensors)),
       operation_(std::move(operation)) {
@@ -53,7 +69,7 @@ std::size_t Trial::value_bytes(int index) const {
 void Trial::run() {
   const std::span<const Place> places(places_);
   const std::size_t reads = places.size() - 1;
-  operation_->run({batch_, places.first(reads), places.last(1), memory_.back().get(), threads_, primitives_});
+  operation_->run({batch_, places.first(reads), places.last(1), memory_.back().get(), *threads_, primitives_});
 }
 
 }  // namespace dovetail::engine

@@ -1,4 +1,5 @@
-// One operation by itself, for tests and measurements: its activations lie in memory of their own.
+// One operation by itself, for tests and measurements: its activations lie in memory of their own. Trials of as many
+// threads share them, so only one may run at a time.
 #pragma once
 #include <cstring>
 #include <memory>
@@ -32,7 +33,7 @@ class Trial {
   void each_pixel(int tensor, Copy copy) const;
 
   const Primitives& primitives_;
-  Threads threads_;
+  std::shared_ptr<Threads> threads_;
   int batch_;
   std::vector<Tensor> tensors_;
   std::unique_ptr<Operation> operation_;
