@@ -31,36 +31,43 @@ bool spin(const auto& done) {
 
 }  // namespace
 
-Threads::Threads(int count) {
-  for (int thread = 1; thread < count; ++thread) workers_.emplace_back(&Threads::serve, this, thread);
+Threads::Threads(int count) : count_(count), next_(count) {
+  for (int thread = 1; thread < count; ++thread) workers_.emplace_back(&Threads::serve, this);
 }
 
 Threads::~Threads() {
-  work_ = nullptr;
+  over_ = true;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
+// Shares are taken, not given: a thread that has no core just now holds nobody up. Whoever gets one knows that this round
+// is not over, so that `work_` is this round's.
+void Threads::take_shares() {
+  for (int share; (share = next_.fetch_add(1, std::memory_order_acq_rel)) < size();) {
+    (*work_)(share);
+    done_.fetch_add(1, std::memory_order_release);
+  }
+}
+
 void Threads::each(const std::function<void(int)>& work) {
   if (workers_.empty()) return work(0);
   work_ = &work;
-  busy_.store(int(workers_.size()), std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  next_.store(0, std::memory_order_release);
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();  // costs a look at a counter where nobody sleeps
-  work(0);
-  const auto done = [&] { return busy_.load(std::memory_order_acquire) == 0; };
-  // A worker that takes this long waits for a core, which may be this one.
-  while (!spin(done)) std::this_thread::yield();
+  take_shares();
+  while (!spin([&] { return done_.load(std::memory_order_acquire) == size(); })) std::this_thread::yield();
 }
 
-void Threads::serve(int thread) {
-  for (int seen = 0;; ++seen) {
+void Threads::serve() {
+  while (true) {
+    const int seen = round_.load(std::memory_order_acquire);
+    if (over_) return;
+    take_shares();
     if (!spin([&] { return round_.load(std::memory_order_acquire) != seen; })) round_.wait(seen);
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (!work_) return;
-    (*work_)(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -22,18 +22,22 @@ class Threads {
   ~Threads();
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
-  int size() const { return int(workers_.size()) + 1; }
-  // Calls work(thread) on all of them, 0 being the caller, and returns when all are done. Work may not throw.
+  int size() const { return count_; }
+  // Calls work(i) for each i below size(), at the same time, and returns when all are done. Work may not throw.
   void each(const std::function<void(int)>& work);
 
  private:
-  void serve(int thread);
+  void serve();
+  void take_shares();
 
+  const int count_;
   std::vector<std::thread> workers_;
-  const std::function<void(int)>* work_ = nullptr;  // none: go home
-  // On cache lines of their own: one is written by the caller only, the other by all.
+  const std::function<void(int)>* work_ = nullptr;
+  std::atomic<bool> over_ = false;
+  // On cache lines of their own: all threads write to the last two.
   alignas(64) std::atomic<int> round_ = 0;
-  alignas(64) std::atomic<int> busy_ = 0;
+  alignas(64) std::atomic<int> next_;
+  alignas(64) std::atomic<int> done_ = 0;
 };
 
 }  // namespace dovetail::engine
