@@ -13,6 +13,9 @@ from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[Any]
 
+HOLDING = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators with subgraphs, which may read what is computed outside."""
+
 
 class Editor:
     """A graph whose nodes may be added and rewired in any order; `finish` writes them back, sorted, without dead ones.
@@ -33,7 +36,8 @@ class Editor:
         return next((node for node in self.nodes if value in node.output), None)
 
     def readers(self, value: str) -> list[NodeProto]:
-        return [node for node in self.nodes if value in _inputs(node)]
+        inside = [node for node in self.nodes if node.op_type in HOLDING and value in _inputs(node)]
+        return [node for node in self.nodes if value in node.input or any(node is other for other in inside)]
 
     def only_reader(self, value: str) -> NodeProto | None:
         """The node that reads a value, if nothing else does."""
