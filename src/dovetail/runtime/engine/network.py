@@ -20,6 +20,11 @@ Array = NDArray[Any]
 CODES = (np.dtype(np.int8), np.dtype(np.uint8))
 """What activations may be rounded to."""
 
+WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
+"""The least of each number that says where windows lie. Below it, or at thousands, ONNX's own shape inference and ONNX
+Runtime are known to crash."""
+WIDEST = 4096
+
 SMALL = 1024
 """Elements up to which a constant's values may decide a shape."""
 
@@ -100,6 +105,11 @@ def read(model: ModelProto) -> Network:
 def _fold(proto: NodeProto, constants: dict[str, Array], coded: dict[str, Coded], model: ModelProto) -> Node | None:
     """The node, unless it only computes constants, which are noted."""
     attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+    if proto.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"):
+        for name, least in WINDOWS.items():
+            if any(not least <= number < WIDEST for number in attributes.get(name, ())):
+                found = attributes[name]
+                raise ArtefactError(f"{name} of a {proto.op_type} should be {least} to {WIDEST - 1}, found {found}.")
     names = [name for name in proto.input if name]
     fixed = all(name in constants for name in names) and (names or proto.op_type == "Constant")
     if not fixed or proto.domain not in ("", "ai.onnx") or "Random" in proto.op_type or "body" in attributes:
