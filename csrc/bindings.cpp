@@ -201,7 +201,13 @@ void bind_program(nb::module_& m) {
            [](Epilogue* self, const Floats& scale, const Floats& bias, bool residual, int activation, float low,
               float high) {
              new (self) Epilogue{padded(scale), padded(bias), residual, engine::Activation(activation), low, high};
-           });
+           })
+      .def_ro("scale", &Epilogue::scale)
+      .def_ro("bias", &Epilogue::bias)
+      .def_ro("residual", &Epilogue::residual)
+      .def_prop_ro("activation", [](const Epilogue& self) { return int(self.activation); })
+      .def_ro("low", &Epilogue::low)
+      .def_ro("high", &Epilogue::high);
   nb::class_<Program>(m, "Program")
       .def(nb::init<int>(), nb::arg("threads"))
       .def("tensor",

@@ -37,6 +37,7 @@ ORDER = (
     "__init__",
     "arguments",
     "cli_chips",
+    "cli_engine",
     "cli",
     "__main__",
 )

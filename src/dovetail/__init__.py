@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dovetail.compression import Compressed, compress, plans, preview
-    from dovetail.data import DATASETS, load_dataset, matching
+    from dovetail.data import DATASETS, load_dataset, matching, pictures
     from dovetail.evaluation import Record, evaluate, expectations
     from dovetail.formats import FORMATS, Layout
     from dovetail.hardware import Chip, ChipRecord, chip_names, simulate
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
         benchmark_card,
         chip_tables,
         chips_table,
+        comparisons_table,
         inspect_table,
+        kernels_table,
         plan_table,
+        predictions_table,
         profile_tables,
         sources_table,
         summary_table,
@@ -31,10 +34,19 @@ if TYPE_CHECKING:
         write_plan,
         write_report,
     )
-    from dovetail.runtime import Artefact, Session, export_onnx, load
+    from dovetail.runtime import Artefact, EngineSession, Session, export_onnx, export_plan, load, standard_model
     from dovetail.runtime.freezing import freeze
     from dovetail.runtime.module import to_torch
-    from dovetail.targets import TARGETS, TIMED, ChipTarget, ModuleLatency, artefact_workload, load_target
+    from dovetail.targets import (
+        TARGETS,
+        TIMED,
+        USUAL_TARGETS,
+        ChipTarget,
+        ModuleLatency,
+        artefact_workload,
+        load_peer,
+        load_target,
+    )
     from dovetail.train import Training, score
     from dovetail.workload.sparsity import sparsity
     from dovetail.workload.trace import trace
@@ -43,7 +55,7 @@ __version__ = importlib.metadata.version("dovetail")
 
 _ROOMS = {
     "compression": ["Compressed", "compress", "plans", "preview"],
-    "data": ["DATASETS", "load_dataset", "matching"],
+    "data": ["DATASETS", "load_dataset", "matching", "pictures"],
     "evaluation": ["Record", "evaluate", "expectations"],
     "formats": ["FORMATS", "Layout"],
     "hardware": ["Chip", "ChipRecord", "chip_names", "simulate"],
@@ -52,11 +64,18 @@ _ROOMS = {
     "networks": ["NETWORKS", "load_model"],
     "recipe": ["Recipe", "builtin_recipes", "fitting_recipe"],
     "report": [
-        *("benchmark_card", "chip_tables", "chips_table", "inspect_table", "plan_table", "profile_tables"),
-        *("sources_table", "summary_table", "write_chip_report", "write_plan", "write_report"),
+        *("benchmark_card", "chip_tables", "chips_table", "comparisons_table", "inspect_table", "kernels_table"),
+        *("plan_table", "predictions_table", "profile_tables", "sources_table", "summary_table", "write_chip_report"),
+        *("write_plan", "write_report"),
     ],
-    "runtime": ["Artefact", "Session", "export_onnx", "freeze", "load", "to_torch"],
-    "targets": ["TARGETS", "TIMED", "ChipTarget", "ModuleLatency", "artefact_workload", "load_target"],
+    "runtime": [
+        *("Artefact", "EngineSession", "Session", "export_onnx", "export_plan", "freeze", "load", "standard_model"),
+        "to_torch",
+    ],
+    "targets": [
+        *("TARGETS", "TIMED", "USUAL_TARGETS", "ChipTarget", "ModuleLatency", "artefact_workload", "load_peer"),
+        "load_target",
+    ],
     "train": ["Training", "score"],
     "workload": ["sparsity", "trace"],
 }
@@ -69,12 +88,14 @@ __all__ = [
     "NETWORKS",
     "TARGETS",
     "TIMED",
+    "USUAL_TARGETS",
     "Artefact",
     "Budget",
     "Chip",
     "ChipRecord",
     "ChipTarget",
     "Compressed",
+    "EngineSession",
     "Layout",
     "ModuleLatency",
     "Recipe",
@@ -87,26 +108,33 @@ __all__ = [
     "chip_names",
     "chip_tables",
     "chips_table",
+    "comparisons_table",
     "compress",
     "evaluate",
     "expectations",
     "export_onnx",
+    "export_plan",
     "fitting_recipe",
     "freeze",
     "inspect_table",
+    "kernels_table",
     "load",
     "load_dataset",
     "load_model",
+    "load_peer",
     "load_target",
     "matching",
+    "pictures",
     "plan_table",
     "plans",
+    "predictions_table",
     "preview",
     "profile_tables",
     "score",
     "simulate",
     "sources_table",
     "sparsity",
+    "standard_model",
     "summary_table",
     "to_torch",
     "trace",

@@ -51,6 +51,12 @@ def pack(weights: NDArray[np.float32], groups: int, /) -> Weights: ...
 def pack(weights: NDArray[np.int8], groups: int, /) -> Weights: ...
 
 class Epilogue:
+    scale: list[float]
+    bias: list[float]
+    residual: bool
+    activation: int
+    low: float
+    high: float
     def __init__(
         self,
         scale: NDArray[np.float32],

@@ -30,7 +30,9 @@ Computed = Annotated[
 ArtefactFile = Annotated[Path, typer.Argument(help="A .dvt file.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a state_dict that torch saved.")]
 Data = Annotated[str | None, typer.Option(help="A data set's name or a folder of images; else the network's own.")]
-Targets = Annotated[list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="Where to cost it; may be repeated. Default: all but openvino.")
+]
 InputShape = Annotated[
     str | None, typer.Option(help="The shape of one input, as 3x64x256, where the file leaves it open.")
 ]
@@ -112,7 +114,7 @@ def dataset_of(name: Any, whose: str) -> str:
 def workload_of(model: str, weights: Path | None, data: str | None, shape: str | None) -> "tuple[Workload, str]":
     """What a network or an artefact computes for one input, and in words how its zeros were found."""
     if model.endswith(".dvt"):
-        session = dovetail.load(model)
+        session = dovetail.Session(dovetail.Artefact.load(model))
         known = tuple(side for side in session.input_shape if side is not None)
         own = known if len(known) == len(session.input_shape) else None
         inputs = _one_input(model, _sides(shape) or own, data)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import dovetail
-from dovetail import arguments, cli_chips
+from dovetail import arguments, cli_chips, cli_engine
 from dovetail.arguments import ArtefactFile, Data, InputShape, Model, Targets, Threads, Weights, console, messages
 from dovetail.errors import DataError, DovetailError, ModelError
 from dovetail.optional import lazy
@@ -128,7 +128,7 @@ def compress(
     threads: Threads = None,
 ) -> None:
     """Compress a network by a recipe. A run that was stopped goes on when the same command is given again."""
-    targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
+    targets = [dovetail.load_target(name) for name in target or dovetail.USUAL_TARGETS]
     budget = arguments.budget_of(
         {"macs": macs, "params": params, "sparsity": sparsity, "latency": latency, "bits": bits}
     )
@@ -208,8 +208,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the record to this .json file.")] = None,
 ) -> None:
     """Measure an artefact: accuracy, bytes, and what it costs on each target."""
-    targets = [dovetail.load_target(name) for name in target or dovetail.TARGETS]
-    session = dovetail.load(artefact)
+    targets = [dovetail.load_target(name) for name in target or dovetail.USUAL_TARGETS]
+    session = dovetail.Session(dovetail.Artefact.load(artefact))
     name = data or arguments.dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
     dataset = dovetail.load_dataset(name, tuple(side for side in session.input_shape if side) or None)
     network = dovetail.load_model(original, weights).module if original else None
@@ -265,16 +265,21 @@ def inspect_(artefact: ArtefactFile) -> None:
 @app.command()
 def export(
     artefact: ArtefactFile,
-    to: Annotated[Literal["onnx"], typer.Option(help="The format to write.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "plan"], typer.Option(help="A standard ONNX file, or what the C interface runs.")
+    ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="The file to write; else beside the artefact.")] = None,
     integers: Annotated[
         bool | None,
         typer.Option("--integers/--floats", help="Integer arithmetic; default: where the network is quantised."),
     ] = None,
 ) -> None:
-    """Write an artefact as a standard file that any runtime takes."""
+    """Write an artefact as a standard file that any runtime takes, or as one that runs without Python."""
     path = out or artefact.with_suffix(f".{to}")
-    dovetail.export_onnx(dovetail.Artefact.load(artefact), path, integers=integers)
+    if to == "plan":
+        dovetail.export_plan(dovetail.Artefact.load(artefact), path)
+    else:
+        dovetail.export_onnx(dovetail.Artefact.load(artefact), path, integers=integers)
     print(path)
 
 
@@ -337,6 +342,8 @@ def report(
     print(dovetail.write_report([dovetail.Record.from_json(path.read_text()) for path in records], out))
 
 
+app.command()(cli_engine.run)
+app.command()(cli_engine.bench)
 app.command()(cli_chips.simulate)
 app.add_typer(cli_chips.chips_app, name="chips")
 

@@ -19,8 +19,10 @@ from dovetail.runtime import Artefact, freeze, to_torch
 from dovetail.targets import (
     TARGETS,
     ChipTarget,
+    CpuTarget,
     EnergyTarget,
     OnnxRuntimeTarget,
+    OpenVinoTarget,
     Target,
     Timing,
     TorchTarget,
@@ -72,12 +74,16 @@ class TestEveryTarget:
 
 
 def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(TargetError, match=r"no target 'abacus'; choose from torch, onnxruntime, energy_45nm"):
+    with pytest.raises(
+        TargetError, match=r"no target 'abacus'; choose from torch, cpu, onnxruntime, openvino, energy_45nm"
+    ):
         load_target("abacus")
 
 
 class TestMeasured:
-    @pytest.mark.parametrize("target", [TorchTarget(QUICK), OnnxRuntimeTarget(QUICK)])
+    @pytest.mark.parametrize(
+        "target", [TorchTarget(QUICK), CpuTarget(QUICK), OnnxRuntimeTarget(QUICK), OpenVinoTarget(QUICK)]
+    )
     def test_gives_latency_and_throughput(self, target: Target, artefact: Artefact, inputs: Inputs) -> None:
         cost = target.cost(artefact, inputs)
         assert {name: quantity.unit for name, quantity in cost.quantities.items()} == {

@@ -3,6 +3,7 @@
 from dovetail.data.augment import ShiftAndFlip
 from dovetail.data.catalogue import DATASETS, load_dataset
 from dovetail.data.dataset import Dataset, Split, TensorSplit
+from dovetail.data.image_folder import pictures
 from dovetail.data.noise import noise
 from dovetail.data.task import Classification, CloseOutputs, MatchOutputs, Task, matching
 
@@ -19,4 +20,5 @@ __all__ = [
     "load_dataset",
     "matching",
     "noise",
+    "pictures",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,36 @@ def image_folder(folder: Path, input_shape: tuple[int, ...] = (3, 224, 224)) -> 
     )
 
 
-def list_images(folder: Path) -> dict[Path, str | None]:
+def pictures(path: Path, input_shape: tuple[int, ...], like: Dataset | None = None) -> tuple[Dataset, tuple[Path, ...]]:
+    """All pictures of a folder (or one, if `path` is a picture) as test images, in the order of their paths.
+
+    They are normalised, and classes are called, as in the data set `like`; without one as in any folder of images.
+    """
+    paths = (path,) if path.is_file() else tuple(list_images(path, least=1))
+    last = channels_come_last(input_shape)
+    shape = (input_shape[2], *input_shape[:2]) if last else input_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"pictures are made into (1, H, W) or (3, H, W), not {input_shape}: give a .npy file instead")
+    split = FolderSplit(paths, torch.full((len(paths),), UNLABELLED), (shape[0], shape[1], shape[2]))
+    if like is not None:
+        return replace(like, train=split, validation=split, test=split), paths
+    colour = shape[0] == 3
+    dataset = Dataset(
+        name=path.resolve().name,
+        task=MatchOutputs(),
+        train=split,
+        validation=split,
+        test=split,
+        input_shape=shape,
+        classes=(),
+        mean=IMAGENET_MEAN if colour else (0.5,),
+        std=IMAGENET_STD if colour else (0.5,),
+        channels_last=last,
+    )
+    return dataset, paths
+
+
+def list_images(folder: Path, least: int = 2) -> dict[Path, str | None]:
     """The images of one set with their labels, sorted by path; labels are None if there are none."""
     if (folder / LABELS).is_file():
         listing = read_labels(folder / LABELS)
@@ -122,9 +151,10 @@ def list_images(folder: Path) -> dict[Path, str | None]:
         alone = [(path, None) for path in folder.iterdir()]
         classed = [(path, parent.name) for parent in folder.iterdir() if parent.is_dir() for path in parent.iterdir()]
         listing = {path: label for path, label in [*alone, *classed] if path.suffix.lower() in SUFFIXES}
-    if len(listing) < 2:
+    if len(listing) < least:
+        needed = "1 is" if least == 1 else f"{least} are"
         raise DataError(
-            f"{folder} holds {len(listing)} images, at least 2 are needed ({', '.join(sorted(SUFFIXES))}): "
+            f"{folder} holds {len(listing)} images, at least {needed} needed ({', '.join(sorted(SUFFIXES))}): "
             f"put them into it, or into one sub-folder per class, or list them in {LABELS}"
         )
     return dict(sorted(listing.items()))

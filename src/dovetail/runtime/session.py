@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,11 +93,6 @@ def check_input(x: object, kind: np.dtype[Any], shape: tuple[int | None, ...], b
     fits = x.ndim == len(wanted) and all(side in (None, n) for side, n in zip(wanted, x.shape, strict=True))
     if not fits or x.dtype != kind or not len(x):
         raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
-
-
-def load(path: str | Path) -> Session:
-    """A session for the artefact at `path`. Raises ArtefactError if the file is missing, damaged, foreign or newer."""
-    return Session(Artefact.load(path))
 
 
 def first_line(error: Exception) -> str:

@@ -6,17 +6,22 @@ from dovetail.errors import TargetError
 from dovetail.hardware import Chip, chip_names
 from dovetail.targets.artefacts import artefact_workload
 from dovetail.targets.chip import ChipTarget
-from dovetail.targets.cpu import OnnxRuntimeTarget, TorchTarget
+from dovetail.targets.cpu import CpuTarget, OnnxRuntimeTarget, OpenVinoTarget, TorchTarget
 from dovetail.targets.energy import EnergyTarget
 from dovetail.targets.latency import TIMED, ModuleLatency, module_latency
+from dovetail.targets.peers import PEERS, Comparison, compare, load_peer, open_onnxruntime, open_openvino
 from dovetail.targets.target import Cost, Quantity, Target
 from dovetail.targets.timing import Timing
 
 TARGETS: dict[str, Callable[[], Target]] = {
     TorchTarget.name: TorchTarget,
+    CpuTarget.name: CpuTarget,
     OnnxRuntimeTarget.name: OnnxRuntimeTarget,
+    OpenVinoTarget.name: OpenVinoTarget,
     EnergyTarget.name: EnergyTarget,
 }
+USUAL_TARGETS = tuple(name for name in TARGETS if name != OpenVinoTarget.name)
+"""Those that need no package of their own."""
 
 
 def load_target(name: str) -> Target:
@@ -34,18 +39,27 @@ def load_target(name: str) -> Target:
 
 
 __all__ = [
+    "PEERS",
     "TARGETS",
     "TIMED",
+    "USUAL_TARGETS",
     "ChipTarget",
+    "Comparison",
     "Cost",
+    "CpuTarget",
     "EnergyTarget",
     "ModuleLatency",
     "OnnxRuntimeTarget",
+    "OpenVinoTarget",
     "Quantity",
     "Target",
     "Timing",
     "TorchTarget",
     "artefact_workload",
+    "compare",
+    "load_peer",
     "load_target",
     "module_latency",
+    "open_onnxruntime",
+    "open_openvino",
 ]

@@ -58,12 +58,19 @@ def throughput(samples: list[float], batch: int) -> Quantity:
     return Quantity(float(median), "inputs/s", float(slow), float(fast))
 
 
-def conditions(timing: Timing, calls: int) -> dict[str, str]:
-    """What a reader needs to judge or repeat a measurement."""
+def machine() -> dict[str, str]:
+    """Where something is measured, and what else goes on there."""
     return {
         "machine": f"{processor()}, {os.cpu_count() or '?'} logical cores",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "load": f"{os.getloadavg()[0]:.1f} (1 minute average)",
+    }
+
+
+def conditions(timing: Timing, calls: int) -> dict[str, str]:
+    """What a reader needs to judge or repeat a measurement."""
+    return {
+        **machine(),
         "threads": str(timing.threads),
         "runs": f"{calls} after {timing.warm_up} to warm up",
         "spread": "10th to 90th percentile around the median",

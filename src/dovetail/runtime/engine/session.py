@@ -108,7 +108,7 @@ class EngineSession:
         """The same for any ONNX file, or model, from one batch to another."""
         session = cls.__new__(cls)
         session._prepare(
-            model if isinstance(model, ModelProto) else _read_onnx(Path(model)), checked_threads(threads), {}
+            model if isinstance(model, ModelProto) else read_onnx(Path(model)), checked_threads(threads), {}
         )
         session.artefact = None
         return session
@@ -134,8 +134,9 @@ class EngineSession:
         except ValueError as error:
             self.plan = plan(network, {}, f"the engine refuses the network: {error}")
             self.stages = _build(self.plan, threads, stored)
-        quantised = any(grid is not None for grid in self.plan.grids.values())
-        self._refuses_nan = quantised and self.input_type == np.float32
+        self.integers = any(grid is not None for grid in self.plan.grids.values())
+        """Whether any of it is computed in integers."""
+        self._refuses_nan = self.integers and self.input_type == np.float32
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """The network's output for a batch of inputs (N, *input_shape) of `input_type`; every N from 1 up.
@@ -190,7 +191,8 @@ def _build(plan: Plan, threads: int, stored: Mapping[str, Format]) -> list[Nativ
     ]
 
 
-def _read_onnx(path: Path) -> ModelProto:
+def read_onnx(path: Path) -> ModelProto:
+    """The model in a file. Raises ArtefactError if there is none."""
     try:
         model = onnx.load_model(path, load_external_data=False)
     except FileNotFoundError:

@@ -1,0 +1,328 @@
+#include "plan.hpp"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "convolution.hpp"
+#include "copy.hpp"
+#include "elementwise.hpp"
+#include "normalise.hpp"
+#include "pool.hpp"
+#include "resize.hpp"
+
+namespace dovetail::engine {
+
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "plans are little-endian");
+
+constexpr std::int64_t most_elements = std::int64_t(1) << 26;  // of one image
+constexpr int most_side = 1 << 24, most_window = 4095;
+
+void check(bool holds, const std::string& what) {
+  if (!holds) throw std::invalid_argument("The plan is damaged or forged: " + what + ".");
+}
+
+std::uint32_t crc32(std::span<const std::byte> bytes) {
+  static const auto table = [] {
+    std::array<std::uint32_t, 256> table;
+    for (std::uint32_t i = 0; i < 256; ++i) {
+      table[i] = i;
+      for (int bit = 0; bit < 8; ++bit) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xEDB88320u : 0u);
+    }
+    return table;
+  }();
+  std::uint32_t sum = ~0u;
+  for (const std::byte byte : bytes) sum = sum >> 8 ^ table[(sum ^ std::uint32_t(byte)) & 255];
+  return ~sum;
+}
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : rest_(bytes) {}
+  bool done() const { return rest_.empty(); }
+
+  template <class T>
+  T number() {
+    check(rest_.size() >= sizeof(T), "it ends too early");
+    T value;
+    std::memcpy(&value, rest_.data(), sizeof(T));
+    rest_ = rest_.subspan(sizeof(T));
+    return value;
+  }
+
+  int integer(int low, int high, const char* what) {
+    const auto value = number<std::int32_t>();
+    check(low <= value && value <= high, std::string(what) + " is " + std::to_string(value));
+    return value;
+  }
+
+  template <class T>
+  std::vector<T> numbers() {
+    const auto count = number<std::uint32_t>();
+    check(rest_.size() / sizeof(T) >= count, "a list is longer than the file");
+    std::vector<T> values(count);
+    if (count) std::memcpy(values.data(), rest_.data(), count * sizeof(T));
+    rest_ = rest_.subspan(count * sizeof(T));
+    return values;
+  }
+
+  // As many as there are, for lists whose elements are lists themselves: each takes a byte at least.
+  std::uint32_t count() {
+    const auto count = number<std::uint32_t>();
+    check(count <= rest_.size(), "a list is longer than the file");
+    return count;
+  }
+
+ private:
+  std::span<const std::byte> rest_;
+};
+
+// Builds a program from records. Operations check their own arguments; what they take on trust is checked here.
+class Builder {
+ public:
+  Builder(Reader& reader, Program& program) : reader_(reader), program_(program) {}
+
+  void next() {
+    const auto record = reader_.number<std::uint8_t>();
+    switch (Record(record)) {
+      case Record::tensor: return tensor();
+      case Record::external: return external();
+      case Record::convolution: return convolution();
+      case Record::elementwise: return elementwise();
+      case Record::pool: return pool();
+      case Record::normalise: return normalise();
+      case Record::resize: return resize();
+      case Record::copy: return copy();
+    }
+    check(false, "there is no record " + std::to_string(record));
+  }
+
+ private:
+  void tensor() {
+    Tensor tensor;
+    tensor.type = Type(reader_.integer(0, 1, "a type"));
+    tensor.rows = reader_.integer(1, most_side, "a number of rows");
+    tensor.columns = reader_.integer(1, most_side, "a number of columns");
+    tensor.channels = reader_.integer(1, most_side, "a number of channels");
+    tensor.border = reader_.integer(0, most_window, "a border");
+    tensor.scale = reader_.number<float>();
+    tensor.zero = reader_.integer(0, 255, "a zero");
+    check(std::isnormal(tensor.scale) && tensor.scale > 0, "a scale is not above zero");
+    const std::int64_t pixels = std::int64_t(tensor.rows + 2 * tensor.border) * (tensor.columns + 2 * tensor.border);
+    check(pixels <= most_elements / tensor.padded_channels(), "a tensor is too large");
+    program_.add(tensor);
+    tensors_.push_back(tensor);
+  }
+
+  void external() {
+    Tensor tensor;
+    tensor.channels = reader_.integer(1, int(most_elements), "an array's length");
+    tensor.external = true;
+    program_.add_external(tensor);
+    tensors_.push_back(tensor);
+  }
+
+  void convolution() {
+    const Id input = id(), output = id();
+    const Window window = this->window();
+    auto weights = this->weights(window);
+    Epilogue epilogue = this->epilogue(output);
+    std::vector<Id> reads{input};
+    if (epilogue.residual) {
+      reads.push_back(id());
+      check(same_shape(tensors_[reads.back()], tensors_[output]), "a sum of values of two shapes");
+    }
+    add(std::make_unique<Convolution>(tensors_[input], tensors_[output], window, std::move(weights), std::move(epilogue)),
+        std::move(reads), output);
+  }
+
+  void elementwise() {
+    const Id a = id(), output = id();
+    const auto arithmetic = Arithmetic(reader_.integer(0, int(Arithmetic::divide), "an arithmetic"));
+    std::vector<Id> reads{a};
+    if (arithmetic != Arithmetic::none) reads.push_back(id());
+    const Tensor* b = reads.size() > 1 ? &tensors_[reads[1]] : nullptr;
+    Epilogue epilogue = this->epilogue(output);
+    check(!epilogue.residual, "a residual where none is taken");
+    add(std::make_unique<Elementwise>(tensors_[a], b, tensors_[output], arithmetic, std::move(epilogue)),
+        std::move(reads), output);
+  }
+
+  void pool() {
+    const Id input = id(), output = id();
+    const Window window = this->window();
+    std::array<int, 2> after;
+    for (int& side : after) side = reader_.integer(0, most_window, "a padding");
+    const auto kind = Pool::Kind(reader_.integer(0, 2, "a kind of pool"));
+    Epilogue epilogue = this->epilogue(output);
+    add(std::make_unique<Pool>(tensors_[input], tensors_[output], window, after, kind, std::move(epilogue)), {input},
+        output);
+  }
+
+  void normalise() {
+    const Id input = id(), output = id();
+    const auto kind = Normalise::Kind(reader_.integer(0, 1, "a kind of normalisation"));
+    const auto epsilon = reader_.number<float>();
+    Epilogue epilogue = this->epilogue(output);
+    add(std::make_unique<Normalise>(tensors_[input], tensors_[output], kind, epsilon, std::move(epilogue)), {input},
+        output);
+  }
+
+  void resize() {
+    const Id input = id(), output = id();
+    auto rows = reader_.numbers<Between>(), columns = reader_.numbers<Between>();
+    Epilogue epilogue = this->epilogue(output);
+    add(std::make_unique<Resize>(tensors_[input], tensors_[output], std::move(rows), std::move(columns),
+                                 std::move(epilogue)),
+        {input}, output);
+  }
+
+  void copy() {
+    const Id output = id(true);
+    std::vector<Id> reads(reader_.count());
+    for (Id& input : reads) input = id(true);
+    std::vector<Tensor> inputs;
+    for (Id input : reads) inputs.push_back(tensors_[input]);
+    std::vector<std::vector<Box>> boxes(reads.size());
+    for (auto& list : boxes) {
+      list.resize(reader_.count());
+      for (Box& one : list) one = box();
+    }
+    const auto low = reader_.number<float>(), high = reader_.number<float>();
+    check(low <= high, "limits that cross");
+    add(std::make_unique<Copy>(inputs, tensors_[output], boxes, low, high), std::move(reads), output);
+  }
+
+  // Only copies know how the caller's arrays lie in memory.
+  Id id(bool external_too = false) {
+    const Id id = reader_.integer(0, int(tensors_.size()) - 1, "a tensor");
+    check(external_too || !tensors_[id].external, "an array of the caller's where a tensor is needed");
+    return id;
+  }
+
+  Window window() {
+    Window window;
+    for (int(*sides)[2] : {&window.size, &window.stride, &window.dilation})
+      for (int& side : *sides) side = reader_.integer(1, most_window, "a window's side");
+    for (int& side : window.padding) side = reader_.integer(0, most_window, "a padding");
+    return window;
+  }
+
+  std::unique_ptr<Weights> weights(const Window& window) {
+    const auto type = Type(reader_.integer(0, 1, "a type of weights"));
+    WeightShape shape{.outputs = 0, .inputs = 0, .rows = window.size[0], .columns = window.size[1]};
+    shape.outputs = reader_.integer(1, most_side, "a number of outputs");
+    shape.inputs = reader_.integer(1, most_side, "a number of inputs");
+    shape.groups = reader_.integer(1, most_side, "a number of groups");
+    const std::int64_t taps = std::int64_t(shape.rows) * shape.columns;
+    const auto expect = [&](std::size_t count) {
+      const std::size_t columns = std::size_t(shape.inputs / shape.groups) * taps;
+      check(columns != 0 && count % columns == 0 && count / columns == std::size_t(shape.outputs), "too few weights");
+    };
+    if (type == Type::uint8) {
+      const auto values = reader_.numbers<std::int8_t>();
+      expect(values.size());
+      return pack(values.data(), shape);
+    }
+    const auto values = reader_.numbers<float>();
+    expect(values.size());
+    return pack(values.data(), shape);
+  }
+
+  Epilogue epilogue(Id output) {
+    Epilogue epilogue;
+    epilogue.scale = reader_.numbers<float>();
+    epilogue.bias = reader_.numbers<float>();
+    const std::size_t channels = tensors_[output].padded_channels();
+    for (const auto* values : {&epilogue.scale, &epilogue.bias})
+      check(values->empty() || values->size() == channels, "a scale or bias for other channels");
+    epilogue.residual = reader_.integer(0, 1, "a flag") == 1;
+    epilogue.activation = Activation(reader_.integer(0, int(Activation::gelu), "an activation"));
+    epilogue.low = reader_.number<float>();
+    epilogue.high = reader_.number<float>();
+    check(epilogue.low <= epilogue.high, "limits that cross");
+    return epilogue;
+  }
+
+  Box box() {
+    Box box{place(), place(), {}};
+    box.loops.resize(reader_.count());
+    std::int64_t values = 1;
+    for (Loop& loop : box.loops) {
+      loop.count = reader_.integer(1, int(most_elements), "a loop");
+      loop.from = place();
+      loop.to = place();
+      values *= loop.count;
+      check(values <= most_elements, "a copy is too large");
+    }
+    return box;
+  }
+
+  std::array<int, 3> place() {
+    std::array<int, 3> place;
+    for (int& side : place) side = reader_.integer(-most_side, int(most_elements), "a place");
+    return place;
+  }
+
+  static bool same_shape(const Tensor& a, const Tensor& b) {
+    return a.rows == b.rows && a.columns == b.columns && a.channels == b.channels;
+  }
+
+  void add(std::unique_ptr<Operation> operation, std::vector<Id> reads, Id output) {
+    operation->reads = std::move(reads);
+    operation->writes = {output};
+    program_.add(std::move(operation));
+  }
+
+  Reader& reader_;
+  Program& program_;
+  std::vector<Tensor> tensors_;
+};
+
+std::span<const std::byte> body(std::span<const std::byte> bytes) {
+  PlanHeader header;
+  constexpr char magic[8] = "DVTPLAN";
+  if (bytes.size() < sizeof(header) || std::memcmp(bytes.data(), magic, sizeof(magic)) != 0)
+    throw std::invalid_argument("This is no plan that `dovetail export --to plan` wrote.");
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  if (header.version != plan_version)
+    throw std::invalid_argument("The plan has version " + std::to_string(header.version) +
+                                ", this library reads version " + std::to_string(plan_version) + ": export it again.");
+  const auto body = bytes.subspan(sizeof(header));
+  check(header.bytes == body.size(), "its length is not the one that it says");
+  check(header.checksum == crc32(body), "its checksum is another");
+  return body;
+}
+
+void check_external(const Program& program, int external, const std::vector<std::int32_t>& shape) {
+  std::int64_t values = 1;
+  for (const std::int32_t side : shape) {
+    check(side > 0 && side <= most_elements, "a side of an input or output");
+    values *= side;
+    check(values <= most_elements, "an input or output is too large");
+  }
+  check(program.external_values(external, 1) == std::size_t(values), "an input or output of another size");
+}
+
+}  // namespace
+
+Planned read_plan(std::span<const std::byte> bytes, int threads) {
+  Reader reader(body(bytes));
+  Planned planned;
+  planned.input = reader.numbers<std::int32_t>();
+  planned.output = reader.numbers<std::int32_t>();
+  planned.program = std::make_unique<Program>(threads);
+  Builder builder(reader, *planned.program);
+  while (!reader.done()) builder.next();
+  check(planned.program->externals() == 2, "it should have one input and one output");
+  check_external(*planned.program, 0, planned.input);
+  check_external(*planned.program, 1, planned.output);
+  return planned;
+}
+
+}  // namespace dovetail::engine

@@ -1,0 +1,182 @@
+"""The commands that run networks in the native engine: on inputs of yours, and beside other runtimes."""
+
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+import dovetail
+from dovetail import arguments
+from dovetail.arguments import console, messages
+from dovetail.errors import DataError, DovetailError
+from dovetail.optional import lazy
+
+if TYPE_CHECKING:
+    from dovetail.runtime import EngineSession
+    from dovetail.targets import peers, target, timing
+else:
+    peers, target, timing = (lazy(f"dovetail.targets.{file}") for file in ("peers", "target", "timing"))
+
+Runnable = Annotated[Path, typer.Argument(metavar="MODEL", help="A .dvt file, or an .onnx file.")]
+Input = Annotated[
+    Path | None,
+    typer.Option(help="A folder of pictures, a picture, or a .npy file of inputs; else the test images of --data."),
+]
+DataSet = Annotated[
+    str | None, typer.Option(help="The data set that pictures are normalised like, and whose classes are named.")
+]
+ThreadCount = Annotated[int, typer.Option(help="Processor threads.")]
+
+Inputs = NDArray[Any]
+
+
+def run(
+    model: Runnable,
+    input: Input = None,
+    data: DataSet = None,
+    batch: Annotated[int, typer.Option(help="How many inputs to run at once.")] = 1,
+    threads: ThreadCount = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first inputs.")] = None,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Show which kernel each layer uses, and why.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the outputs to this .npy file.")] = None,
+) -> None:
+    """Run a network in the native engine: predictions, latency, memory, and how long it takes to start."""
+    _check_batch(batch)
+    started = time.perf_counter()
+    session = dovetail.load(model, threads)
+    start = time.perf_counter() - started
+    with messages.status("running"):
+        names, classes, batches = _inputs(session, input, data, limit, batch)
+        first = next(batches)
+        result = np.concatenate([session(first), *map(session, batches)])
+        samples = timing.Timing(threads=threads).samples(lambda: session(first))
+    if kernels:
+        console.print(dovetail.kernels_table(session.describe()))
+    console.print(dovetail.predictions_table(names or [str(i) for i in range(len(result))], result, classes))
+    facts = {
+        "latency": f"{_spread(timing.latency(samples))} for {len(first)}, on {threads} threads",
+        "start": f"{1e3 * start:.1f} ms to load, verify and plan",
+        "memory": _memory(session, len(first)),
+    }
+    for what, found in facts.items():
+        console.print(f"{what:8} {found}", highlight=False)
+    if out is not None:
+        np.save(out, result, allow_pickle=False)
+        print(out)
+
+
+def bench(
+    model: Runnable,
+    vs: Annotated[list[str] | None, typer.Option(help="onnxruntime or openvino; may be repeated.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="How many inputs at once; may be repeated. Default: 1.")
+    ] = None,
+    threads: ThreadCount = 1,
+    input: Input = None,
+    data: DataSet = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to time each pair.")] = 1.0,
+) -> None:
+    """Time the native engine beside other runtimes: answers are compared first, then both are called in turn."""
+    openings = {name: dovetail.load_peer(name) for name in vs or ["onnxruntime"]}
+    for size in batch or [1]:
+        _check_batch(size)
+    session = dovetail.load(model, threads)
+    standard = dovetail.standard_model(model)
+    rows = []
+    for size in batch or [1]:
+        inputs = _some_inputs(session, input, data, size)
+        for name, opening in openings.items():
+            with messages.status(f"{name}, batch {size}"):
+                peer = opening(standard, threads, inputs.shape)
+                tolerance = target.INTEGER_TOLERANCE if session.integers else target.RELATIVE_TOLERANCE
+                rows.append(peers.compare(session, peer, name, inputs, seconds, tolerance=tolerance))
+    console.print(dovetail.comparisons_table(model.name, rows, timing.machine() | {"threads": str(threads)}))
+
+
+def _check_batch(size: int) -> None:
+    if not 1 <= size <= 65536:
+        raise DovetailError(f"--batch is 1 to 65536 inputs at once, got {size}.")
+
+
+def _inputs(
+    session: "EngineSession", path: Path | None, data: str | None, limit: int | None, batch: int
+) -> tuple[list[str], tuple[str, ...], Iterator[Inputs]]:
+    """What the inputs are called, what classes are, and the inputs in batches."""
+    if path is not None and path.suffix == ".npy":
+        array = _from_array(path, session)[:limit]
+        return [], (), (array[i : i + batch] for i in range(0, len(array), batch))
+    if path is None and data is None:
+        data = _own_data(session)
+    shape = _shape(session)
+    like = dovetail.load_dataset(data, shape) if data is not None else None
+    names: list[str] = []
+    if path is not None:
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give a folder of pictures, a picture, or a .npy file.")
+        dataset, files = dovetail.pictures(path, shape, like)
+        names = [file.name for file in files][:limit]
+    else:
+        assert like is not None
+        dataset = like
+    given = (x.contiguous().numpy() for x, _ in dataset.batches("test", batch, limit=limit))
+    return names, dataset.classes, given
+
+
+def _own_data(session: "EngineSession") -> str:
+    provenance = session.artefact.provenance if session.artefact is not None else {}
+    return arguments.dataset_of(provenance.get("dataset"), "The network")
+
+
+def _shape(session: "EngineSession") -> tuple[int, ...]:
+    sides = tuple(side for side in session.input_shape if side is not None)
+    if len(sides) != len(session.input_shape):
+        raise DataError("The network leaves the shape of its input open; give a .npy file of inputs with --input.")
+    return sides
+
+
+def _from_array(path: Path, session: "EngineSession") -> Inputs:
+    """A batch of inputs, or one input, from a .npy file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as an array of numbers ({error}); write it with numpy.save.") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} holds several arrays; one is needed, as numpy.save writes it.")
+    if array.ndim == len(session.input_shape):
+        array = array[None]
+    if not array.size:
+        raise DataError(f"{path} holds no inputs: its shape is {array.shape}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path} holds NaN or infinity, of which no answer can be made.")
+    return np.ascontiguousarray(array)
+
+
+def _some_inputs(session: "EngineSession", path: Path | None, data: str | None, size: int) -> Inputs:
+    """A batch of the inputs given, over and over if they are too few; noise if none are given."""
+    if path is not None or data is not None:
+        batch = next(_inputs(session, path, data, size, size)[2])
+        return np.ascontiguousarray(np.resize(batch, (size, *batch.shape[1:])))
+    generator = np.random.default_rng(0)
+    shape = (size, *_shape(session))
+    if session.input_type == np.int64:
+        return generator.integers(0, 2, shape)
+    return generator.standard_normal(shape, np.float32)
+
+
+def _memory(session: "EngineSession", batch: int) -> str:
+    weights = sum(row.weight_bytes for row in session.describe())
+    activations = session.memory(batch)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        f"{activations.peak:,} bytes of activations ({activations.bound:,} at least), {weights:,} of weights; "
+        f"this process at most {process / 1e6:,.0f} MB"
+    )
+
+
+def _spread(quantity: "target.Quantity") -> str:
+    return f"{quantity.value:.3f} {quantity.unit} ({quantity.low:.3f} to {quantity.high:.3f})"

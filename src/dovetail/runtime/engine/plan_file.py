@@ -1,0 +1,175 @@
+"""Writing a network as a plan, which the C interface runs without Python.
+
+csrc/engine/plan.hpp says how it lies in the file.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dovetail import _native
+from dovetail.errors import ArtefactError
+from dovetail.runtime.artefact import Artefact
+from dovetail.runtime.engine.building import Builder
+from dovetail.runtime.engine.layers import Convolution, Place
+from dovetail.runtime.engine.planner import Foreign
+from dovetail.runtime.engine.session import EngineSession
+from dovetail.runtime.engine.stages import cut_stages
+from dovetail.runtime.files import write_atomically
+
+MAGIC, VERSION = b"DVTPLAN\0", 1
+
+
+class Record(IntEnum):
+    """As in csrc/engine/plan.hpp."""
+
+    TENSOR, EXTERNAL, CONVOLUTION, ELEMENTWISE, POOL, NORMALISE, RESIZE, COPY = range(8)
+
+
+def export_plan(artefact: Artefact, path: str | Path) -> None:
+    """Write the artefact as a plan, at once or not at all.
+
+    Raises ArtefactError if the engine lacks an operator of it, as nothing else runs a plan.
+    """
+    write_atomically(Path(path), plan_bytes(EngineSession(artefact, threads=1)))
+
+
+def plan_bytes(session: EngineSession) -> bytes:
+    """The network of a session as a plan. Raises ArtefactError if the engine lacks an operator of it."""
+    lacking = [f"{f.node.operator} ({f.reason})" for f in session.plan.layers if isinstance(f, Foreign)]
+    stages = cut_stages(session.plan)
+    if lacking or len(stages) != 1:
+        raise ArtefactError(
+            f"A plan holds only what the engine runs itself, and it lacks {', '.join(dict.fromkeys(lacking))}: "
+            "export to onnx, or run the artefact from Python, where ONNX Runtime does the rest."
+        )
+    (stage,) = stages
+    recorder = Recorder()
+    for name in (*stage.inputs, *stage.outputs):
+        recorder.numbers(session.plan.network.shapes[name], "<i4")
+    _Recording(session.plan, cast(_native.Program, recorder), stage, [], {}).build()
+    body = b"".join(recorder.parts)
+    return MAGIC + struct.pack("<IIQ", VERSION, zlib.crc32(body), len(body)) + body
+
+
+class _Recording(Builder):
+    """Builds nothing, and says what would be built."""
+
+    def weights(self, layer: Convolution) -> _native.Weights:
+        """As they are, for the recorder to write."""
+        return cast(_native.Weights, layer)
+
+
+class Recorder:
+    """Takes a native program's place, and writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self._tensors = 0
+
+    def integers(self, *values: int) -> None:
+        self.parts.append(struct.pack(f"<{len(values)}i", *values))
+
+    def floats(self, *values: float) -> None:
+        self.parts.append(struct.pack(f"<{len(values)}f", *values))
+
+    def numbers(self, values: ArrayLike, kind: str) -> None:
+        """A list of any length."""
+        array = np.ascontiguousarray(values, kind)
+        self.parts += [struct.pack("<I", array.size), array.tobytes()]
+
+    def begin(self, record: Record) -> None:
+        self.parts.append(bytes([record]))
+
+    def epilogue(self, epilogue: _native.Epilogue) -> None:
+        self.numbers(epilogue.scale, "<f4")
+        self.numbers(epilogue.bias, "<f4")
+        self.integers(epilogue.residual, epilogue.activation)
+        self.floats(epilogue.low, epilogue.high)
+
+    def _tensor(self) -> int:
+        self._tensors += 1
+        return self._tensors - 1
+
+    def tensor(self, bytes: bool, rows: int, columns: int, channels: int, border: int, scale: float, zero: int) -> int:
+        self.begin(Record.TENSOR)
+        self.integers(bytes, rows, columns, channels, border)
+        self.floats(scale)
+        self.integers(zero)
+        return self._tensor()
+
+    def external(self, values: int) -> int:
+        self.begin(Record.EXTERNAL)
+        self.integers(values)
+        return self._tensor()
+
+    def copy(
+        self,
+        reads: list[int],
+        write: int,
+        boxes: list[list[tuple[Place, Place, list[tuple[int, Place, Place]]]]],
+        low: float,
+        high: float,
+    ) -> None:
+        self.begin(Record.COPY)
+        self.integers(write)
+        self.numbers(reads, "<i4")
+        for of_input in boxes:
+            self.integers(len(of_input))
+            for source, target, loops in of_input:
+                self.integers(*source, *target, len(loops))
+                for count, step, other_step in loops:
+                    self.integers(count, *step, *other_step)
+        self.floats(low, high)
+
+    def convolution(
+        self, reads: list[int], write: int, window: list[int], layer: Convolution, epilogue: _native.Epilogue
+    ) -> None:
+        weights = layer.weights
+        bytewise = weights.dtype == np.int8
+        self.begin(Record.CONVOLUTION)
+        self.integers(reads[0], write, *window, bytewise, len(weights), weights.shape[1] * layer.groups, layer.groups)
+        self.numbers(weights, "<i1" if bytewise else "<f4")
+        self.epilogue(epilogue)
+        self.integers(*reads[1:])
+
+    def elementwise(self, reads: list[int], write: int, arithmetic: int, epilogue: _native.Epilogue) -> None:
+        self.begin(Record.ELEMENTWISE)
+        self.integers(reads[0], write, arithmetic, *reads[1:])
+        self.epilogue(epilogue)
+
+    def pool(
+        self, read: int, write: int, window: list[int], after: list[int], kind: int, epilogue: _native.Epilogue
+    ) -> None:
+        self.begin(Record.POOL)
+        self.integers(read, write, *window, *after, kind)
+        self.epilogue(epilogue)
+
+    def normalise(self, read: int, write: int, kind: int, epsilon: float, epilogue: _native.Epilogue) -> None:
+        self.begin(Record.NORMALISE)
+        self.integers(read, write, kind)
+        self.floats(epsilon)
+        self.epilogue(epilogue)
+
+    def resize(
+        self,
+        read: int,
+        write: int,
+        rows: Sequence[tuple[int, int, float]],
+        columns: Sequence[tuple[int, int, float]],
+        epilogue: _native.Epilogue,
+    ) -> None:
+        self.begin(Record.RESIZE)
+        self.integers(read, write)
+        for side in (rows, columns):
+            self.integers(len(side))
+            self.parts += [struct.pack("<iif", *place) for place in side]
+        self.epilogue(epilogue)

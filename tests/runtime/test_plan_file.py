@@ -1,0 +1,137 @@
+"""Plans: networks that run without Python, through the C interface, with the engine's answers; damage never crashes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dovetail import _native
+from dovetail.errors import ArtefactError
+from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.uniform import Uniform
+from dovetail.runtime import Artefact, EngineSession, export_plan, freeze
+from dovetail.runtime.engine.plan_file import plan_bytes
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = Path(_native.__file__).parent
+TIMES = 300
+"""Damaged plans of each network; `make sanitize` tries more."""
+
+
+class Mixed(nn.Module):
+    """One of each kind of operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 17, 3, padding=1, stride=2)
+        self.deep = nn.Conv2d(17, 17, 3, padding=2, dilation=2, groups=17)
+        self.norm = nn.LayerNorm(17)
+        self.last = nn.Linear(17, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = x + self.deep(x)
+        x = nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2.0, mode="nearest")
+        gate = torch.sigmoid(x.mean((2, 3), keepdim=True))
+        x = torch.cat([x * gate, x[:, :, :2]], 2).mean((2, 3))
+        return self.last(self.norm(x)).softmax(-1)
+
+
+def quantised() -> nn.Module:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 5))
+    for name in ("0", "4"):
+        layer = module.get_submodule(name)
+        layer.weight.data = (layer.weight.data / 0.002).round().clamp(-127, 127) * 0.002
+        quantize_input(module, name, Uniform(8, torch.tensor(0.03)))
+    return module.eval()
+
+
+@pytest.fixture(scope="module", params=["floats", "integers"])
+def artefact(request: pytest.FixtureRequest) -> Artefact:
+    torch.manual_seed(0)
+    module = Mixed().eval() if request.param == "floats" else quantised()
+    return freeze(module, torch.randn(2, 3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, compiled."""
+    path = tmp_path_factory.mktemp("example") / "run_plan"
+    build("gcc", "-std=c99", ROOT / "examples" / "run_plan.c", path)
+    return path
+
+
+def build(compiler: str, standard: str, source: Path, path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs {compiler}")
+    linked = ["-L", LIBRARY, "-ldovetail", f"-Wl,-rpath,{LIBRARY}"]
+    warned = ["-Wall", "-Wextra", "-Werror", "-I", LIBRARY]
+    subprocess.run([compiler, standard, *warned, source, "-o", path, *linked], check=True)
+
+
+def answers(program: Path, plan: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    numbers = "\n".join(map(repr, x.ravel().tolist()))
+    done = subprocess.run([program, plan, str(len(x))], input=numbers, capture_output=True, text=True, check=True)
+    return np.array(done.stdout.split(), np.float32)
+
+
+def test_c_gives_the_engines_answers(artefact: Artefact, program: Path, tmp_path: Path) -> None:
+    export_plan(artefact, tmp_path / "model.plan")
+    session = EngineSession(artefact, threads=1)
+    for count in (1, 3):
+        x = np.random.default_rng(count).standard_normal((count, 3, 8, 8), np.float32)
+        np.testing.assert_array_equal(answers(program, tmp_path / "model.plan", x), session(x).ravel())
+
+
+def test_the_same_network_gives_the_same_bytes(artefact: Artefact) -> None:
+    assert plan_bytes(EngineSession(artefact, 1)) == plan_bytes(EngineSession(artefact, 2))
+
+
+def test_what_the_engine_lacks_is_named() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> f (float[N, 4] x) => (float[N, 4] y) { y = Erf (x) }'
+    model = onnx.parser.parse_model(text)
+    with pytest.raises(ArtefactError, match="Erf"):
+        plan_bytes(EngineSession.from_onnx(model))
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda plan: plan[:-1], "length"),
+            (lambda plan: plan[:10], "no plan"),
+            (lambda plan: b"x" + plan[1:], "no plan"),
+            (lambda plan: plan[:8] + b"\x09" + plan[9:], "version 9"),
+            (lambda plan: plan[:60] + bytes([plan[60] ^ 1]) + plan[61:], "checksum"),
+        ],
+    )
+    def test_is_said_in_a_sentence(
+        self, change: "object", message: str, artefact: Artefact, program: Path, tmp_path: Path
+    ) -> None:
+        assert callable(change)
+        (tmp_path / "bad.plan").write_bytes(change(plan_bytes(EngineSession(artefact, 1))))
+        done = subprocess.run([program, tmp_path / "bad.plan"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and message in done.stderr
+
+    def test_a_file_that_is_not_there(self, program: Path, tmp_path: Path) -> None:
+        done = subprocess.run([program, tmp_path / "none.plan"], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "cannot be read" in done.stderr
+
+    def test_never_crashes(self, artefact: Artefact, tmp_path: Path) -> None:
+        """Most of the damaged plans have a checksum that fits, as a forger's would."""
+        export_plan(artefact, tmp_path / "model.plan")
+        build("g++", "-std=c++20", ROOT / "tests" / "native" / "fuzz_plan.cpp", tmp_path / "fuzz_plan")
+        command = [tmp_path / "fuzz_plan", str(TIMES), tmp_path / "model.plan"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"of {TIMES} damaged plans" in done.stdout
+
+
+def test_the_header_lies_beside_the_library() -> None:
+    assert (LIBRARY / "dovetail.h").read_bytes() == (ROOT / "csrc" / "dovetail.h").read_bytes()
