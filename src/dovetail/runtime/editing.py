@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
 from typing import Any
@@ -13,9 +14,6 @@ from onnx.reference import ReferenceEvaluator
 
 Array = NDArray[Any]
 
-HOLDING = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""Operators with subgraphs, which may read what is computed outside."""
-
 
 class Editor:
     """A graph whose nodes may be added and rewired in any order; `finish` writes them back, sorted, without dead ones.
@@ -25,19 +23,27 @@ class Editor:
 
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
-        self.nodes = list(graph.node)
+        self._nodes: dict[int, NodeProto] = {}
+        self._makers: dict[str, NodeProto] = {}
+        self._readers: defaultdict[str, dict[int, NodeProto]] = defaultdict(dict)
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self.ends = {value.name for value in graph.output}
         self._taken = {*self.constants, *(value.name for value in (*graph.input, *graph.output))}
-        self._taken.update(name for node in self.nodes for name in (*_inputs(node), *_outputs(node)))
+        for node in graph.node:
+            self._enter(node)
+            self._taken.update(_inputs(node), _outputs(node))
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """Those of the graph, in its order, and then what was added."""
+        return list(self._nodes.values())
 
     def producer(self, value: str) -> NodeProto | None:
         """The node that makes a value; None for inputs and constants."""
-        return next((node for node in self.nodes if value in node.output), None)
+        return self._makers.get(value)
 
     def readers(self, value: str) -> list[NodeProto]:
-        inside = [node for node in self.nodes if node.op_type in HOLDING and value in _inputs(node)]
-        return [node for node in self.nodes if value in node.input or any(node is other for other in inside)]
+        return list(self._readers[value].values())
 
     def only_reader(self, value: str) -> NodeProto | None:
         """The node that reads a value, if nothing else does."""
@@ -52,7 +58,7 @@ class Editor:
     def fold_numbers(self) -> None:
         """Make constants of what is computed from single numbers or rows of numbers only, as a learned step's magnitude
         or a scale for each channel is."""
-        for node in list(self.nodes):
+        for node in self.nodes:
             given = {name: self.constants.get(name) for name in node.input if name}
             if (
                 given
@@ -61,7 +67,7 @@ class Editor:
             ):
                 results = ReferenceEvaluator(node).run(None, given)
                 self.constants.update(zip(node.output, map(np.asarray, results), strict=True))
-                self.nodes.remove(node)
+                self._leave(node)
 
     def _ends(self, node: NodeProto) -> bool:
         """Whether a node cannot be done without: it gives an output, is random, or holds a subgraph."""
@@ -76,13 +82,19 @@ class Editor:
     def add(self, operator: str, inputs: Iterable[str], hint: str, **attributes: Any) -> str:
         """The name of the output of a new node."""
         name = self._fresh(hint)
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        self._enter(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
+
+    def feed(self, node: NodeProto, inputs: Iterable[str]) -> None:
+        """Let a node read `inputs`."""
+        self._forget_reads(node)
+        node.input[:] = list(inputs)
+        self._note_reads(node)
 
     def redirect(self, old: str, new: str, readers: Iterable[NodeProto]) -> None:
         """Let `readers` read `new` in place of `old`."""
         for node in readers:
-            node.input[:] = [new if name == old else name for name in node.input]
+            self.feed(node, [new if name == old else name for name in node.input])
 
     def replace(self, old: str, new: str) -> str:
         """Let `new` take the place of `old` everywhere; the name that it has then, `old` at the graph's output.
@@ -102,22 +114,22 @@ class Editor:
 
     def _discard(self, value: str) -> None:
         """Take away the node that makes a value that nothing reads, and what then is not read either."""
-        node = self.producer(value)
-        if node is None or any(name in self.ends or self.readers(name) for name in node.output):
-            return
-        self.nodes = [other for other in self.nodes if other is not node]
-        for name in _inputs(node):
-            self._discard(name)
+        pending = [value]
+        while pending:
+            node = self.producer(pending.pop())
+            if node is not None and not any(name in self.ends or self.readers(name) for name in node.output):
+                self._leave(node)
+                pending += _inputs(node)
 
     def finish(self) -> None:
         """Write the nodes and constants that the output depends on back to the graph, each after what it reads."""
-        makers = {name: node for node in self.nodes for name in node.output if name}
         order: list[NodeProto] = []
         done: set[str] = set()
         pending = sorted(self.ends)
         while pending:
-            node = makers.get(pending[-1])
-            missing = [] if node is None else [name for name in _inputs(node) if name in makers and name not in done]
+            node = self.producer(pending[-1])
+            reads = () if node is None else _inputs(node)
+            missing = [name for name in reads if name in self._makers and name not in done]
             if missing and pending[-1] not in done:
                 pending += missing
                 continue
@@ -132,9 +144,28 @@ class Editor:
         self._graph.node.extend(order)
         self._graph.initializer.extend(kept)
 
-    @staticmethod
-    def _rename(node: NodeProto, old: str, new: str) -> None:
+    def _enter(self, node: NodeProto) -> None:
+        self._nodes[id(node)] = node
+        self._makers.update((name, node) for name in node.output if name)
+        self._note_reads(node)
+
+    def _leave(self, node: NodeProto) -> None:
+        del self._nodes[id(node)]
+        for name in filter(None, node.output):
+            self._makers.pop(name, None)
+        self._forget_reads(node)
+
+    def _note_reads(self, node: NodeProto) -> None:
+        for name in filter(None, _inputs(node)):
+            self._readers[name][id(node)] = node
+
+    def _forget_reads(self, node: NodeProto) -> None:
+        for name in filter(None, _inputs(node)):
+            self._readers[name].pop(id(node), None)
+
+    def _rename(self, node: NodeProto, old: str, new: str) -> None:
         node.output[:] = [new if name == old else name for name in node.output]
+        self._makers[new] = self._makers.pop(old)
 
     def _fresh(self, hint: str) -> str:
         name = next(name for name in chain([hint], (f"{hint}_{i}" for i in count(1))) if name not in self._taken)

@@ -66,7 +66,7 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
         rewriter.activation(roundings)
     for choice in find_choices(rewriter.editor):
         rewriter.choice(choice)
-    names = [name for node in list(rewriter.editor.nodes) if (name := rewriter.layer(node)) is not None]
+    names = [name for node in rewriter.editor.nodes if (name := rewriter.layer(node)) is not None]
     if not names:
         return assemble(artefact), []
     rewriter.editor.finish()
@@ -99,7 +99,7 @@ class _Rewriter:
                 if spatial and attribute(node, "keepdims", 1):
                     node.op_type = "GlobalAveragePool"
                     node.ClearField("attribute")
-                    del node.input[1:]
+                    self.editor.feed(node, node.input[:1])
 
     def activation(self, roundings: list[Rounding]) -> None:
         """Put a value through bytes, once for all `roundings` of it, which are alike.
@@ -133,8 +133,7 @@ class _Rewriter:
                 self.on_grid(maker.input[place], grid, self.editor.only_reader(maker.input[place]) is not None)
                 for place in places
             ]
-            for place, (name, _) in zip(places, parts, strict=True):
-                maker.input[place] = name
+            self.editor.feed(maker, [*(name for name, _ in parts), *maker.input[len(parts) :]])
             grids = [part for _, part in parts]
             grid = Grid(grid.scale, min(part.lowest for part in grids), max(part.highest for part in grids))
         elif maker is not None and maker.op_type == "Relu":
@@ -207,10 +206,10 @@ class _Rewriter:
         if integers is None:
             return None
         codes8, scales, bias32, steps = integers
-        node.input[1] = self.integer_constant(codes8, scales, name)
+        inputs = [node.input[0], self.integer_constant(codes8, scales, name)]
         if np.any(bias32):
-            del node.input[2:]
-            node.input.append(self.integer_constant(bias32, steps, name.removesuffix("weight") + "bias"))
+            inputs.append(self.integer_constant(bias32, steps, name.removesuffix("weight") + "bias"))
+        self.editor.feed(node, [*inputs, *node.input[len(inputs) :]])
         if end != node.output[0]:
             self.editor.replace(end, node.output[0])
         return name
