@@ -18,7 +18,7 @@
 #include "engine/resize.hpp"
 #include "engine/trial.hpp"
 #include "huffman.hpp"
-#include "mapper.hpp"
+#include "mapper/mapper.hpp"
 
 namespace nb = nanobind;
 

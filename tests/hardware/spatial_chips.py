@@ -1,4 +1,4 @@
-"""Small spatial chips, and every mapping of a small layer on one: what the mapper is judged by."""
+"""Small spatial chips, and mappings of small layers on them: what the mapper is judged by."""
 
 import itertools
 import random
@@ -32,7 +32,7 @@ def memory(name: str, operands: tuple[str, ...], **fields) -> Memory:
 
 
 def eyeriss_like(**fields) -> Chip:
-    """12 x 14 elements with registers, a shared buffer and DRAM; energies in the ratios of ISCA 2016, Table IV."""
+    """12 x 14 elements with registers, a shared buffer and DRAM; energies 1, 6 and 200 to a multiplication's 1."""
     dimensions = tuple(
         Dimension(name=name, size=size, unroll=LOOPS) for name, size in zip(ELEMENT, (12, 14), strict=True)
     )
@@ -108,8 +108,9 @@ def random_small_layer(rng: random.Random, most: int) -> Layer:
             return layer
 
 
-def every_mapping(chip: Chip, layer: Layer, rng: random.Random) -> Iterator[Mapping]:
-    """All of the mapper's space, in random order, one spatial choice after the other; valid or not."""
+def some_mappings(chip: Chip, layer: Layer, rng: random.Random) -> Iterator[Mapping]:
+    """A sample of the mapper's space, valid or not: every spatial choice, with 60 shuffles of its factors at most, and
+    for each 40 choices at most of where tiles end."""
     sites = list(
         itertools.product(
             *(_unrolled(dimension, dimension.unroll, dimension.size, layer) for dimension in chip.dimension)
@@ -131,6 +132,22 @@ def every_mapping(chip: Chip, layer: Layer, rng: random.Random) -> Iterator[Mapp
                 for inside in {0, *held["I"][:1]}:
                     names = (dimension.name for dimension in chip.dimension)
                     yield Mapping(dict(zip(names, site, strict=True)), order, inside, held)
+
+
+def every_mapping(chip: Chip, layer: Layer) -> Iterator[Mapping]:
+    """All of the mapper's space, valid or not, each loop's temporal factors as primes: for very small layers."""
+    names = [dimension.name for dimension in chip.dimension]
+    for site in itertools.product(*(list(_unrolled(d, d.unroll, d.size, layer)) for d in chip.dimension)):
+        spread = dict.fromkeys(LOOPS, 1)
+        for loop, factor in itertools.chain.from_iterable(site):
+            spread[loop] *= factor
+        factors = [(loop, part) for loop in LOOPS for part in _primes(-(-layer.extents[loop] // spread[loop]))]
+        cuts = range(len(factors) + 1)
+        tiles = [itertools.combinations_with_replacement(cuts, len(chain) - 1) for chain in map(chip.chain, OPERANDS)]
+        helds = [dict(zip(OPERANDS, ends, strict=True)) for ends in itertools.product(*tiles)]
+        for order, held in itertools.product(sorted(set(itertools.permutations(factors))), helds):
+            for inside in {0, *held["I"][:1]}:
+                yield Mapping(dict(zip(names, site, strict=True)), order, inside, held)
 
 
 def _unrolled(dimension: Dimension, loops, room: int, layer: Layer) -> Iterator[tuple]:

@@ -1,31 +1,32 @@
 """The best mapping of a layer on an array, and the proof that none is much better.
 
 The space. Every loop l is cut into spatial factors, any whole numbers that fit the dimensions which may unroll it, and
-temporal factors, whose product is T_l = ceil(extent / spatial factors). The temporal factors stand in any order, each
-operand's tiles end wherever one likes in it (so different operands at different places), and the first `inside` factors
-are none or those in the input's innermost tile.
+temporal factors, whose product is T_l = ceil(extent / spatial factors). The temporal factors stand in any order, and
+each operand's tiles end anywhere in it: different operands at different places. The factors that run `inside` a
+processing element are none, or those in the input's innermost tile.
 
 What collapses it. Weights and outputs move by whole tiles: a tile that covers the extents E moves
 
     |operand| x product over the loops l that the operand does not depend on of T_l / E_l
 
-elements in all, whatever the order outside and inside of it; for a factor directly outside that does not change the
-tile may as well be counted into E. So a mapping is a chain of extents E_1 <= E_2 <= ..., one for each tile, from the
-inside out, and a price for each; the order matters only to inputs, whose windows slide. Between the tile of operand X
-and the next one, of Y, only loops are needed that X depends on and Y does not: of the others, those that X does not
-depend on may go inside X's tile, which it does not change and saves X rounds, and those that Y depends on outside of
-Y's, which makes it smaller and costs Y nothing.
+elements in all, whatever the order inside and outside of it; a factor next to it that does not change it may as well be
+counted into E. So a mapping is a chain of extents E_1 <= E_2 <= ..., one for each tile from the inside out, and a price
+for each; the order between them matters only to inputs, whose windows slide. Between a tile of operand X and the next
+one, of Y, only loops are needed that X depends on and Y does not: those that X does not depend on may go inside X's
+tile, which does not change and goes round less often; those that Y depends on may go outside of Y's, which becomes
+smaller and goes round as often. (Where windows slide, C, P, Q, R and S are tried inside of the tiles of inputs, too.)
 
-Inputs. Moves along the rows or the columns alone keep part of the tile. Whatever the order, the factor directly outside
-of the tile makes all moves but one in `factor`, each by the same distance; the others move the tile along both axes, or
-start anew, or keep at most what the smallest move keeps that the loops of one axis can add up to. That, and that every
-element is fetched once, bounds what is fetched from below; orders are then tried, and counted exactly.
+Inputs. Moves along the rows or the columns alone keep part of the tile. Whatever the order, the factor next to the tile
+makes all moves but one in `factor`, each by the same distance; the others move the tile along both axes, or start anew,
+or keep at most what the smallest distance keeps that the loops of an axis can add up to. That, and that every element
+is fetched once, bounds what is fetched from below. In every chain that is not ruled out four orders are then counted.
 
-The search (csrc/mapper.cpp) goes through the spatial choices, those with the lowest bound first, and for each through
-the chains from the inside out. It leaves a branch when the tiles placed, and at least those to come, cost no less than
-the best found; of those to come it knows that of any two, X before Y, what saves rounds of X must fit into Y's tile.
-`lower_bound` is the least bound of all that was left or looked at. Where windows do not slide it equals the best found;
-where they do, it falls short by what the bound on inputs gives away; and always by the time to fill and drain.
+The search (csrc/mapper) looks at the spatial choices, those with the least bound first, and in each goes
+through the chains from the inside out. It leaves a branch when the tiles cut, and at least those to come, cost no less
+than the best found. Of those to come it knows: of any two, X before Y, the loops that save rounds of X lie within Y's
+tile and must fit. `lower_bound` is the least bound of all that was left or looked at. If all was, it equals the energy
+of the best mapping where windows do not slide; where they do, it gives away what the bound on inputs does, and the
+bound on cycles the time to fill and drain, and energy passed on from neighbour to neighbour ("forward" links).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from dovetail.hardware.mapping import Mapping, bits_in
 VERSION = 1
 """Of the search: what was found by another may differ."""
 
-EFFORT = 200_000
+EFFORT = 150_000
 """Tilings that are looked at where no time is given: the same on every machine."""
 
 MOST_MEMORIES = 8
@@ -83,7 +84,7 @@ class Mapped:
 def best_mapping(chip: Chip, layer: Layer, objective: Objective = "energy", *, seconds: float | None = None) -> Mapped:
     """The mapping of `layer` on `chip` (of kind "spatial") that has least of the objective.
 
-    `seconds` limits the search: the best so far is returned, with a bound that is then lower.
+    `seconds` limits the search: the best so far is returned, with a bound that is then lower. Without, `EFFORT` does.
 
     Raises:
         TargetError: no mapping fits (it names the memory and the bytes missing), or there is no price.
@@ -111,10 +112,6 @@ def best_mapping(chip: Chip, layer: Layer, objective: Objective = "energy", *, s
         math.inf if seconds is None else seconds,
         EFFORT if seconds is None else 1 << 62,
     )
-    if not found:
-        raise TargetError(
-            f"Layer {layer.name!r} on chip {chip.name!r}: no mapping was found in {seconds} seconds; allow more"
-        )
     candidates = []
     for _, spatial, temporal, inside, held in found:
         mapping = _mapping(chip, spatial, temporal, inside, held)

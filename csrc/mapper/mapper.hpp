@@ -11,6 +11,8 @@ enum Loop { G, N, K, C, P, Q, R, S, kLoops };
 enum Operand { kInput, kWeight, kOutput, kOperands };
 enum class Objective { kEnergy, kLatency, kEdp };
 
+constexpr int kMostStores = 8;
+
 using Extents = std::array<int, kLoops>;
 
 struct Dimension {
@@ -19,8 +21,8 @@ struct Dimension {
 };
 
 struct Store {
-  double room;   // bits of one instance
-  unsigned per;  // bit d: one for each element along dimension d
+  double room;                             // bits of one instance
+  unsigned per;                            // bit d: there is one for each element along dimension d
   double read_energy, write_energy;        // of a bit
   double read_bandwidth, write_bandwidth;  // bits a cycle
   bool shared_port, double_buffered;
@@ -29,10 +31,10 @@ struct Store {
 // Between what `inner` holds of an operand (-1: the one element at a processing element) and the next memory outwards.
 struct Boundary {
   int operand, inner, outer;
-  unsigned apart;  // bit d: what is the same along dimension d is moved once for each element all the same
-  bool kept;       // what is held stays until it changes
-  bool waited;     // the first tiles are waited for
-  double inner_bits, outer_bits;  // of an element (of outputs: a finished one) where it comes from and goes to
+  unsigned apart;                 // bit d: elements along dimension d that need the same have a transfer each
+  bool kept;                      // what is held stays until it changes
+  bool waited;                    // the first tiles in (of outputs: the last out) are waited for
+  double inner_bits, outer_bits;  // of an element (of outputs: a finished one) inside and outside
   double held_bits;               // of an element of the tile
   double spent;                   // the part of the accesses that zeros do not save
 };
@@ -41,27 +43,27 @@ struct Problem {
   Extents extents;
   std::array<int, 2> stride, dilation;
   std::vector<Dimension> dimensions;
-  std::vector<Store> stores;          // from the innermost to the outermost
-  std::vector<Boundary> boundaries;   // of each operand from the inside out
+  std::vector<Store> stores;         // kMostStores at most, from the innermost to the outermost
+  std::vector<Boundary> boundaries;  // of each operand from the inside out, the operands in order
   double mac_energy, step_cycles, idle_energy, sum_bits;  // of the layer; of a step; of a cycle; of a partial sum
   bool halo_reuse;
   Objective objective;
-  double seconds;
-  std::int64_t budget;  // of tilings to look at
+  double seconds;       // after which the search is cut short, once something is found,
+  std::int64_t budget;  // or after so many tiles
 };
 
 struct Found {
   double value;
-  std::vector<Extents> spatial;                 // by dimension
-  std::vector<std::array<int, 2>> temporal;     // (loop, factor), the innermost first
+  std::vector<Extents> spatial;              // by dimension
+  std::vector<std::array<int, 2>> temporal;  // (loop, factor), the innermost first
   int inside;
-  std::vector<int> held;                        // by boundary, the temporal factors that its inner tile covers
+  std::vector<int> held;                     // by boundary, the temporal factors that its inner tile covers
 };
 
 struct Answer {
-  std::vector<Found> best;  // the best first; empty if nothing fits
+  std::vector<Found> best;  // the best first; empty if nothing was found
   double lower_bound;
-  std::int64_t explored;    // tilings looked at
+  std::int64_t explored;    // tiles priced
   bool complete;            // not cut short
 };
 

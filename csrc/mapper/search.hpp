@@ -1,0 +1,401 @@
+// Through all spatial choices and all chains of tiles, leaving out what a bound says cannot be better.
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "bounds.hpp"
+#include "inputs.hpp"
+
+namespace dovetail::mapper {
+
+template <int kBits>
+class Search {
+  struct Place {
+    int boundary;
+    Extents extents, inside;
+  };
+
+  // One more tile is cut.
+  struct Next {
+    State state;
+    Cost bound;
+  };
+
+ public:
+  explicit Search(const Problem& problem)
+      : problem_(problem), bounds_(problem), inputs_(problem), next_(bounds_.cuts) {}
+
+  Answer run() {
+    std::vector<Site> all = sites(problem_);
+    scale_ = kInfinite;
+    for (auto& site : all) {
+      site.least = bounds_.at_least(site, bounds_.untouched(site));
+      scale_ = std::min(scale_, site.least.cycles / std::max(site.least.energy, 1e-300));
+    }
+    std::vector<Site*> order;
+    for (auto& site : all) order.push_back(&site);
+    sort(order);
+    // Ever longer looks at all, the most promising first, to have something good early; the last one is to the end.
+    for (std::int64_t look : {kLook, 10 * kLook, problem_.budget}) {
+      std::vector<Site*> left;
+      int looked = 0;
+      for (Site* site : order) {
+        if (value(site->least) < limit() && look != kLook && !site->looked_at) closer(*site);
+        if (value(site->least) >= limit()) {
+          floor_ = std::min(floor_, claim(site->least));
+          continue;
+        }
+        const bool last = look == problem_.budget;
+        stop_ = last ? look : std::min(problem_.budget, explored_ + look);
+        if (!stopped() && (last || looked++ < kLooked) && visit(*site)) continue;
+        left.push_back(site);
+      }
+      order = std::move(left);
+      sort(order);
+    }
+    for (Site* site : order) floor_ = std::min(floor_, claim(site->least));
+    Answer answer{best_, floor_, explored_, order.empty()};
+    if (!best_.empty()) answer.lower_bound = std::min(floor_, best_.front().value);
+    return answer;
+  }
+
+ private:
+  static constexpr std::int64_t kLook = 100;  // tiles of one spatial choice
+  static constexpr int kLooked = 200;          // spatial choices
+  static constexpr std::size_t kCandidates = 16;
+
+  void sort(std::vector<Site*>& order) const {
+    std::stable_sort(order.begin(), order.end(),
+                     [&](const Site* a, const Site* b) { return value(a->least) < value(b->least); });
+  }
+
+  // --- the objective ---
+
+  // What is compared: of equally quick mappings the one that takes least energy is better.
+  double value(const Cost& cost) const {
+    switch (problem_.objective) {
+      case Objective::kEnergy: return cost.energy;
+      case Objective::kLatency: return cost.cycles + 1e-6 * scale_ * cost.energy;
+      default: return cost.energy * cost.cycles;
+    }
+  }
+
+  double claim(const Cost& cost) const {
+    return problem_.objective == Objective::kLatency ? cost.cycles : value(cost);
+  }
+
+  double limit() const { return best_.empty() ? kInfinite : best_value_ * (1 - 1e-12); }
+
+  bool stopped() const { return !best_.empty() && (late_ || explored_ >= stop_); }
+
+  // With what it costs at least to fetch inputs again.
+  void closer(Site& site) const {
+    site.looked_at = true;
+    if (!bounds_.slides) return;
+    site.again.assign(problem_.boundaries.size(), 0);
+    for (const auto& group : bounds_.ends)
+      if (const int i = group[kInput]; i >= 0) {
+        const auto tiles = inputs_.any_tile(site, i);
+        const auto& b = problem_.boundaries[i];
+        site.again[i] = energy(problem_, b, input_flow(b, tiles.again.within, tiles.again.without));
+        site.pairs[i] = std::min(site.pairs[i], tiles.pairs);
+      }
+    site.least = bounds_.at_least(site, bounds_.untouched(site));
+  }
+
+  // --- chains of tiles ---
+
+  // Whether it was looked at to the end.
+  bool visit(const Site& whole) {
+    Site site = whole;
+    if (!bounds_.slides) {  // then nothing tells images, rows and columns apart
+      site.time[N] *= site.time[P] * site.time[Q];
+      site.time[P] = site.time[Q] = 1;
+    }
+    site_ = &site;
+    inputs_.forget();
+    apart_ = whole.time;
+    const double floor = floor_;
+    const bool either = bounds_.slides && inputs_.inside_matters(site) && !bounds_.chain[kInput].empty();
+    for (bool contiguous : {false, true}) {
+      if (contiguous && !either) break;
+      contiguous_ = contiguous;
+      path_.clear();
+      cut(bounds_.untouched(site));
+    }
+    if (stopped()) floor_ = floor;
+    return !stopped();
+  }
+
+  void cut(const State& state) {
+    if (stopped()) return;
+    if (static_cast<int>(path_.size()) == bounds_.cuts) return finish(state);
+    auto& next = next_[path_.size()];
+    next.clear();
+    for (int operand = 0; operand < kOperands; ++operand) {
+      const auto& chain = bounds_.chain[operand];
+      if (state.cut[operand] == static_cast<int>(chain.size())) continue;
+      // Loops that there is no reason to take in: before this tile, and after the one before.
+      Extents extents = state.extents;
+      unsigned idle = loops({G}) | kRelevant[operand];
+      if (operand == kInput && bounds_.slides) idle &= ~(kSliding | loops({C}));
+      if (state.last >= 0) idle |= ~kRelevant[problem_.boundaries[state.last].operand];
+      take_in(state, extents, chain[state.cut[operand]], ~idle, 0);
+    }
+    // The most promising first, for what it finds to rule out others.
+    std::vector<int> order(next.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return value(next[a].bound) < value(next[b].bound); });
+    for (int i : order) {
+      const State& state = next[i].state;
+      if (stopped()) return;
+      if (value(next[i].bound) >= limit()) {
+        floor_ = std::min(floor_, claim(next[i].bound));
+        continue;
+      }
+      path_.push_back({state.last, state.extents, state.inside});
+      cut(state);
+      path_.pop_back();
+    }
+  }
+
+  // Takes loops in, one after the other, before boundary `b` is cut.
+  void take_in(const State& state, Extents& extents, int b, unsigned wanted, int loop) {
+    while (loop < kLoops && (!has(wanted, loop) || site_->time[loop] == extents[loop])) ++loop;
+    if (loop == kLoops) return make(state, extents, b);
+    const bool relevant = has(kRelevant[problem_.boundaries[b].operand], loop);
+    const bool all = !relevant && static_cast<int>(path_.size()) == bounds_.cuts - 1;
+    const int before = extents[loop];
+    for (int factor : divisors(site_->time[loop] / before)) {
+      extents[loop] = before * factor;
+      if (fits(state, extents)) take_in(state, extents, b, wanted, loop + 1);
+      if (all || stopped()) break;
+    }
+    extents[loop] = before;
+  }
+
+  // Whether there is room for the tiles to come if they cover no more than what is further in.
+  bool fits(const State& state, const Extents& extents) const {
+    std::array<double, kMostStores> used = state.used;
+    for (int operand = 0; operand < kOperands; ++operand)
+      for (std::size_t d = state.cut[operand]; d < bounds_.chain[operand].size(); ++d) {
+        const int i = bounds_.chain[operand][d];
+        const auto& b = problem_.boundaries[i];
+        if (b.inner < 0 && product(extents, kRelevant[operand]) > 1) return false;
+        if (b.inner < 0) continue;
+        double elements = site_->shares[i].held;
+        if (operand != kInput) elements *= product(extents, kRelevant[operand]);
+        else elements *= product(extents, kBlock);
+        if (operand == kInput)
+          for (const auto& [along, window] : kAxes) {
+            double x = extents[along], y = extents[window];
+            for (int d = 0; d < static_cast<int>(site_->spatial.size()); ++d)
+              if (!has(inner_per(problem_, b), d)) x *= site_->spatial[d][along], y *= site_->spatial[d][window];
+            elements *= x + y - 1;  // so many different sums at least
+          }
+        used[b.inner] += elements * b.held_bits;
+        if (used[b.inner] > problem_.stores[b.inner].room) return false;
+      }
+    return true;
+  }
+
+  void make(const State& state, const Extents& extents, int index) {
+    if ((++explored_ & 255) == 0 && seconds() > problem_.seconds) late_ = true;
+    if (stopped()) return;
+    const auto& b = problem_.boundaries[index];
+    State next = state;
+    next.extents = extents;
+    if (contiguous_ && b.operand == kInput && b.inner >= 0 && next.inside == ones()) next.inside = extents;
+    if (b.inner >= 0) {
+      next.used[b.inner] += tile_bits(index, extents, next.inside);
+      if (next.used[b.inner] > problem_.stores[b.inner].room) return;
+    }
+    const Flow least = site_->once[index];
+    settle(next, extents);
+    Flow flow = least;
+    if (b.operand != kInput) {
+      flow = rounds(problem_, *site_, index, times_round(*site_, b.operand, extents));
+    } else if (b.inner >= 0 || !contiguous_) {
+      flow = input_at_least(index, extents, next.inside, site_->time);
+      if (bounds_.slides) next.open[next.opened++] = static_cast<signed char>(path_.size());
+    }
+    next.energy += energy(problem_, b, flow);
+    bounds_.add(next.load, b, {flow.inner_read - least.inner_read, flow.inner_write - least.inner_write,
+                       flow.outer_read - least.outer_read, flow.outer_write - least.outer_write});
+    ++next.cut[b.operand];
+    next.last = index;
+    const Cost bound = bounds_.at_least(*site_, next);
+    if (value(bound) >= limit()) {
+      floor_ = std::min(floor_, claim(bound));
+      return;
+    }
+    next_[path_.size()].push_back({next, bound});
+  }
+
+  double tile_bits(int index, const Extents& extents, const Extents& inside) const {
+    const auto& b = problem_.boundaries[index];
+    if (b.operand == kInput) return inputs_.tile_elements(*site_, index, extents, inside) * b.held_bits;
+    return product(extents, kRelevant[b.operand]) * site_->shares[index].held * b.held_bits;
+  }
+
+  Flow input_at_least(int index, const Extents& extents, const Extents& inside, const Extents& upto) const {
+    const auto [within, without] = inputs_.at_least(*site_, index, extents, inside, upto);
+    const Flow flow = input_flow(problem_.boundaries[index], within, without), least = site_->once[index];
+    return {.inner_write = std::max(flow.inner_write, least.inner_write),
+            .outer_read = std::max(flow.outer_read, least.outer_read)};
+  }
+
+  // What follows the open tiles is known up to `upto`, and with it how they move most often.
+  void settle(State& state, const Extents& upto) const {
+    int left = 0;
+    for (int i = 0; i < state.opened; ++i) {
+      const Place& open = path_[state.open[i]];
+      unsigned more = 0;
+      for (int l = 0; l < kLoops; ++l)
+        if (upto[l] > open.extents[l]) more |= 1u << l;
+      if (!more) {
+        state.open[left++] = state.open[i];
+      } else if (more & kRelevant[kInput]) {
+        const auto& b = problem_.boundaries[open.boundary];
+        state.energy += energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, upto)) -
+                        energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, site_->time));
+      }
+    }
+    state.opened = left;
+  }
+
+  // --- whole mappings ---
+
+  void finish(State state) {
+    settle(state, site_->time);
+    const Cost bound = bounds_.at_least(*site_, state);
+    floor_ = std::min(floor_, claim(bound));
+    if (value(bound) >= limit()) return;
+    static constexpr std::array<Extents, 4> orders = {{
+        {P, R, Q, S, K, C, N, G}, {Q, S, P, R, K, C, N, G}, {R, P, S, Q, K, C, N, G}, {S, Q, R, P, K, C, N, G}}};
+    for (const auto& order : orders) {
+      rate(order);
+      if (!bounds_.slides) break;
+    }
+  }
+
+  // The cost of the tiles in path_, with the loops between them in this order.
+  void rate(const Extents& order) {
+    std::vector<Factor> temporal;
+    std::vector<int> held(problem_.boundaries.size(), 0);
+    std::vector<Extents> tiles(problem_.boundaries.size(), ones());
+    Extents now = ones(), inside = ones();
+    int within = 0;
+    const auto take = [&](const Extents& upto) {
+      for (int loop : order)
+        if (upto[loop] > now[loop]) temporal.push_back({loop, upto[loop] / now[loop]});
+      now = upto;
+    };
+    bool first = contiguous_;
+    for (const auto& [index, extents, contiguous] : path_) {
+      take(extents);
+      if (problem_.boundaries[index].inner < 0) continue;
+      held[index] = static_cast<int>(temporal.size());
+      tiles[index] = extents;
+      if (first && problem_.boundaries[index].operand == kInput) {
+        first = false;
+        inside = contiguous;
+        within = held[index];
+      }
+    }
+    take(site_->time);
+    Cost cost{problem_.mac_energy, product(site_->time) * problem_.step_cycles};
+    Load running, filling, draining;
+    std::vector<Load> alone(problem_.stores.size());
+    for (int i = 0; i < static_cast<int>(held.size()); ++i) {
+      const auto& b = problem_.boundaries[i];
+      auto [apart, flow] = b.operand == kInput ? input_flows(i, temporal, held[i], tiles[i], inside)
+                                               : whole_flows(i, temporal, held[i], tiles[i]);
+      cost.energy += energy(problem_, b, flow);
+      if (b.waited) {
+        bounds_.add(b.operand == kOutput ? draining : filling, b, apart);
+        flow = {flow.inner_read - apart.inner_read, flow.inner_write - apart.inner_write,
+                flow.outer_read - apart.outer_read, flow.outer_write - apart.outer_write};
+      }
+      bounds_.add(running, b, flow);
+      if (b.inner >= 0 && !problem_.stores[b.inner].double_buffered) bounds_.add(alone[b.inner], b, flow);
+    }
+    for (const auto& load : alone) cost.cycles += bounds_.longest(*site_, load);
+    cost.cycles = std::max(cost.cycles, bounds_.longest(*site_, running));
+    cost.cycles += bounds_.longest(*site_, filling) + bounds_.longest(*site_, draining);
+    cost.energy += cost.cycles * problem_.idle_energy;
+    if (value(cost) < limit()) keep(cost, temporal, held, within);
+  }
+
+  // What the first tiles move (of outputs: the last), and all.
+  std::pair<Flow, Flow> input_flows(int i, const std::vector<Factor>& temporal, int held, const Extents& tile,
+                                    const Extents& inside) const {
+    const auto& b = problem_.boundaries[i];
+    const auto [first, all] = inputs_.in_order(*site_, i, temporal, held, tile, inside);
+    return {input_flow(b, first.within, first.without), input_flow(b, all.within, all.without)};
+  }
+
+  std::pair<Flow, Flow> whole_flows(int i, const std::vector<Factor>& temporal, int held, const Extents& tile) const {
+    const auto& b = problem_.boundaries[i];
+    const unsigned relevant = kRelevant[b.operand];
+    Extents upto = tile;  // what follows and does not change the tile belongs to it
+    for (std::size_t j = held; b.kept && j < temporal.size() && !has(relevant, temporal[j].loop); ++j)
+      upto[temporal[j].loop] *= temporal[j].number;
+    const double tiles = product(site_->time, relevant) / product(tile, relevant);
+    const Flow once = rounds(problem_, *site_, i, 1);
+    const double outer_read = b.operand == kOutput ? 0 : once.outer_read / tiles;
+    return {{once.inner_read / tiles, once.inner_write / tiles, outer_read, once.outer_write / tiles},
+            rounds(problem_, *site_, i, times_round(*site_, b.operand, upto))};
+  }
+
+  // Images, rows and columns that were one loop are three again.
+  void keep(const Cost& cost, const std::vector<Factor>& temporal, const std::vector<int>& held, int inside) {
+    best_value_ = value(cost);
+    Found found{claim(cost), site_->spatial, {}, 0, std::vector<int>(held.size(), 0)};
+    Extents left = bounds_.slides ? ones() : apart_;
+    for (int i = 0; i <= static_cast<int>(temporal.size()); ++i) {
+      const int position = static_cast<int>(found.temporal.size());
+      for (std::size_t b = 0; b < held.size(); ++b)
+        if (held[b] == i) found.held[b] = position;
+      if (inside == i) found.inside = position;
+      if (i == static_cast<int>(temporal.size())) break;
+      auto [loop, number] = temporal[i];
+      for (int part : {P, Q}) {
+        if (bounds_.slides || loop != N) break;
+        const int common = std::gcd(number, left[part]);
+        if (common > 1) found.temporal.push_back({part, common});
+        left[part] /= common;
+        number /= common;
+      }
+      if (number > 1) found.temporal.push_back({loop, number});
+    }
+    best_.insert(best_.begin(), std::move(found));
+    if (best_.size() > kCandidates) best_.pop_back();
+  }
+
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+  const Problem& problem_;
+  const Bounds bounds_;
+  Inputs<kBits> inputs_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double scale_ = 0;  // cycles for a unit of energy
+
+  std::vector<Found> best_;
+  double best_value_ = kInfinite, floor_ = kInfinite;
+  std::int64_t explored_ = 0, stop_ = 0;
+  bool late_ = false;
+
+  const Site* site_ = nullptr;
+  Extents apart_{};          // its steps before images, rows and columns became one loop
+  bool contiguous_ = false;  // whether the innermost tiles of inputs run within a processing element
+  std::vector<Place> path_;
+  std::vector<std::vector<Next>> next_;  // by how many tiles are cut before
+};
+
+}  // namespace dovetail::mapper
