@@ -16,6 +16,7 @@
 #include "engine/pool.hpp"
 #include "engine/program.hpp"
 #include "engine/resize.hpp"
+#include "engine/stored_weights.hpp"
 #include "engine/trial.hpp"
 #include "huffman.hpp"
 #include "mapper/mapper.hpp"
@@ -81,23 +82,22 @@ std::vector<float> padded(const Floats& values) {
   return all;
 }
 
-// One convolution by itself. tensors: the input, (the residual), the output. weights: outputs, inputs / groups, rows,
-// columns; float32 or int8. window: stride, dilation, padding, each of rows and columns.
+using PackedWeights = std::unique_ptr<engine::Weights>;
+
+engine::Window window(std::array<int, 8> numbers) {
+  const auto [rows, columns, down, across, dilated, widened, above, left] = numbers;
+  return {{rows, columns}, {down, across}, {dilated, widened}, {above, left}};
+}
+
+// One convolution by itself. tensors: the input, (the residual), the output.
 std::unique_ptr<engine::Trial> convolution_trial(const std::string& level, int threads, int batch,
-                                                 const std::vector<Activations>& tensors, const Constants& weights,
-                                                 int groups, std::array<int, 6> window, const Floats& scale,
-                                                 const Floats& bias, int activation, float low, float high) {
-  if (weights.ndim() != 4) throw std::invalid_argument("weights have four dimensions");
-  const int rows = int(weights.shape(2)), columns = int(weights.shape(3));
-  const engine::WeightShape shape{int(weights.shape(0)), int(weights.shape(1)) * groups, rows, columns, groups};
+                                                 const std::vector<Activations>& tensors, PackedWeights weights,
+                                                 std::array<int, 8> numbers, const Floats& scale, const Floats& bias,
+                                                 int activation, float low, float high) {
   std::vector<engine::Tensor> all;
   for (const Activations& one : tensors) all.push_back(tensor(one));
-  auto packed = weights.dtype() == nb::dtype<float>() ? engine::pack(static_cast<const float*>(weights.data()), shape)
-                                                      : engine::pack(static_cast<const std::int8_t*>(weights.data()), shape);
   auto operation = std::make_unique<engine::Convolution>(
-      all.front(), all.back(),
-      engine::Window{{rows, columns}, {window[0], window[1]}, {window[2], window[3]}, {window[4], window[5]}},
-      std::move(packed),
+      all.front(), all.back(), window(numbers), std::move(weights),
       engine::Epilogue{padded(scale), padded(bias), tensors.size() > 2, engine::Activation(activation), low, high});
   return std::make_unique<engine::Trial>(level, threads, batch, all, std::move(operation));
 }
@@ -126,8 +126,7 @@ void bind_trials(nb::module_& m) {
 // What it refuses is std::invalid_argument or std::domain_error: a ValueError.
 using Inputs = std::vector<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>;
 using Outputs = std::vector<nb::ndarray<float, nb::c_contig, nb::device::cpu>>;
-using engine::Epilogue, engine::Id, engine::Program, engine::Tensor, engine::Window;
-using PackedWeights = std::unique_ptr<engine::Weights>;
+using engine::Epilogue, engine::Id, engine::Program, engine::Tensor;
 
 template <class Weight>
 PackedWeights pack(nb::ndarray<const Weight, nb::ndim<4>, nb::c_contig, nb::device::cpu> weights, int groups) {
@@ -135,9 +134,53 @@ PackedWeights pack(nb::ndarray<const Weight, nb::ndim<4>, nb::c_contig, nb::devi
   return engine::pack(weights.data(), {side(0), side(1) * groups, side(2), side(3), groups});
 }
 
-Window window(std::array<int, 8> numbers) {
-  const auto [rows, columns, down, across, dilated, widened, above, left] = numbers;
-  return {{rows, columns}, {down, across}, {dilated, widened}, {above, left}};
+// Outputs, inputs / groups, rows, columns, groups.
+using Sides = std::array<int, 5>;
+engine::WeightShape weight_shape(const Sides& of) { return {of[0], of[1] * of[4], of[2], of[3], of[4]}; }
+
+template <class Value>
+using Row = nb::ndarray<const Value, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Places = Row<std::int64_t>;
+
+void expect_size(std::size_t found, std::size_t expected, const char* what) {
+  if (found != expected)
+    throw std::invalid_argument(std::to_string(found) + " " + what + ", where " + std::to_string(expected) +
+                                " are needed");
+}
+
+std::int64_t elements(const Sides& of) { return std::int64_t(of[0]) * of[1] * of[2] * of[3]; }
+
+template <class Weight>
+PackedWeights pack_codes(const Row<std::uint8_t>& codes, int bits, const Row<Weight>& table, const Sides& sides) {
+  expect_size(codes.size(), elements(sides), "codes");
+  expect_size(table.size(), 256, "entries of a table");
+  return engine::pack_codes(codes.data(), bits, table.data(), weight_shape(sides));
+}
+
+template <class Value>
+engine::Nonzeros<Value> nonzeros(const Places& places, const Row<Value>& values, const Sides& sides) {
+  expect_size(values.size(), places.size(), "values");
+  for (std::size_t i = 0; i < places.size(); ++i)
+    if (places.data()[i] < (i ? places.data()[i - 1] + 1 : 0) || places.data()[i] >= elements(sides))
+      throw std::invalid_argument("the places of nonzeros are ascending and within the weights");
+  return {places.data(), values.data(), std::int64_t(places.size())};
+}
+
+template <class Value>
+PackedWeights pack_mask(const Places& places, const Row<Value>& values, const Sides& sides) {
+  return engine::pack_mask(nonzeros(places, values, sides), weight_shape(sides));
+}
+
+template <class Value>
+PackedWeights pack_slots(const Places& places, const Row<Value>& values, const Sides& sides) {
+  return engine::pack_slots(nonzeros(places, values, sides), weight_shape(sides));
+}
+
+PackedWeights pack_coded_slots(const Places& places, const Row<std::uint8_t>& codes, const Row<float>& table,
+                               const Sides& sides) {
+  const bool fits = table.size() >= 1 && table.size() <= 256 && table.data()[0] == 0;
+  if (!fits) throw std::invalid_argument("a table of sparse weights has 1 to 256 entries, the first of which is 0");
+  return engine::pack_slots(nonzeros(places, codes, sides), table.data(), int(table.size()), weight_shape(sides));
 }
 
 void add(Program& program, std::unique_ptr<engine::Operation> operation, std::vector<Id> reads, Id write) {
@@ -193,7 +236,16 @@ std::vector<std::byte*> pointers(const Program& program, int batch, const Inputs
 }
 
 void bind_program(nb::module_& m) {
-  nb::class_<engine::Weights>(m, "Weights");
+  nb::class_<engine::Weights>(m, "Weights")
+      .def_prop_ro("kind", &engine::Weights::kind)
+      .def_prop_ro("bytes", &engine::Weights::bytes_stored);
+  m.def("pack_codes", &pack_codes<float>, "Weights as codes into a table of 256 entries.");
+  m.def("pack_codes", &pack_codes<std::int8_t>);
+  m.def("pack_mask", &pack_mask<float>, "Weights as a bit each, and the nonzeros.");
+  m.def("pack_mask", &pack_mask<std::int8_t>);
+  m.def("pack_slots", &pack_slots<float>, "Weights of which few are not zero.");
+  m.def("pack_slots", &pack_slots<std::int8_t>);
+  m.def("pack_coded_slots", &pack_coded_slots, "The same, as codes into a table.");
   m.def("pack", &pack<float>, "The weights of a convolution, dense, as its kernels read them.");
   m.def("pack", &pack<std::int8_t>);
   nb::class_<Epilogue>(m, "Epilogue")

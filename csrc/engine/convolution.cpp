@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
+#include <type_traits>
 
 namespace dovetail::engine {
 
@@ -15,7 +16,7 @@ constexpr int widest = 4;          // blocks of a tile
 constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
-constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes) * widest * lanes;
+constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes + 8 * 4) * widest * lanes;
 
 int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
@@ -75,6 +76,7 @@ struct Nest {
   void (*finish)(const Finish<Sum>&);
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
   std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
+  bool direct = weights.direct(pixels);
   std::vector<Blocks> tiles = cut_outputs(weights.spans, blocks_of_tile(pixels, run.primitives));
 
   // Chunks of pixels, so that all threads have as many items.
@@ -105,6 +107,8 @@ struct Nest {
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, panel_bytes / int(sizeof(Input)));
     const int tiles = divide_up(count, run.primitives.tile_pixels(blocks.count));
     Finish<Sum> last = finishing(blocks, image);
+    last.output_pixels = output.at, last.residual_pixels = residual.at;
+    if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
     for (const Columns& columns : panels) {
       Tile<Input, Weight, Sum> tile = panel_tile(blocks, span, columns, scratch + sums_bytes);
       tile.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
@@ -122,9 +126,31 @@ struct Nest {
     }
   }
 
+  // The same straight from the stored weights.
+  void run_direct(const Blocks& blocks, int image, const std::int32_t* at, int count, Sum* sums,
+                  Finish<Sum>& last) const {
+    const Span span = weights.spans[blocks.first];
+    Tile<Input, Weight, Sum> tile = {.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first),
+                                     .pixels = at,
+                                     .pixel_count = count,
+                                     .taps = taps.data(),
+                                     .tap_count = int(taps.size()),
+                                     .channels = span.count * taps_in_one,
+                                     .blocks = blocks.count};
+    for (int block = 0; block < blocks.count; ++block) {
+      tile.start = start.data() + (blocks.first + block) * lanes;
+      tile.sums = sums + block * lanes;
+      if constexpr (!std::is_same_v<Weight, std::int32_t>)  // depthwise
+        weights.product(run.primitives, blocks.first + block, tile);
+    }
+    last.sums = sums, last.pixel_count = count;
+    finish(last);
+  }
+
   Tile<Input, Weight, Sum> panel_tile(const Blocks& blocks, Span span, const Columns& columns, std::byte* room) const {
     const int column = columns.tap * span.count * taps_in_one + columns.channel;
-    const Panel panel = weights.panel(blocks.first, blocks.count, column, columns.taps * columns.channels, room);
+    const Panel panel = weights.panel(run.primitives, blocks.first, blocks.count, column,
+                                      columns.taps * columns.channels, room);
     return {.taps = taps.data() + columns.tap,
             .tap_count = columns.taps,
             .channels = columns.channels,
@@ -198,7 +224,7 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
     multiplications_ += std::int64_t(span.count) * lanes * weights_->taps * output.rows * output.columns;
   }
   const bool side_by_side = window_.dilation[1] == 1 && weights_->spans.front() == Span{0, input.padded_channels()};
-  if (side_by_side && !weights_->depthwise) taps_in_one_ = window_.size[1];
+  if (side_by_side && !weights_->depthwise && !weights_->direct(1)) taps_in_one_ = window_.size[1];
   for (int row = 0; row < window_.size[0]; ++row)
     for (int column = 0; column < window_.size[1]; column += taps_in_one_)
       taps_.push_back(std::int32_t(row * window_.dilation[0] * input.row_elements() +

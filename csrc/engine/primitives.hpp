@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "stored.hpp"
 #include "tensor.hpp"
 
 namespace dovetail::engine {
@@ -26,6 +27,20 @@ struct Tile {
   int blocks = 0;
   const Sum* start = nullptr;  // null: go on from what sums holds
   Sum* sums = nullptr;
+};
+
+using ByteProduct = Tile<std::uint8_t, std::int8_t, std::int32_t>;
+using FloatProduct = Tile<float, float, float>;
+
+// What can be done with weights stored in one way: groups of four columns decoded as a Tile has them, or all columns of
+// one block multiplied, where the tile's `blocks` only says how far apart its sums lie. A tap's channels must begin
+// with a unit then.
+template <class Stored>
+struct StoredPrimitives {
+  void (*decode_int8)(const Stored&, int first_group, int groups, std::int8_t* to);
+  void (*decode_float32)(const Stored&, int first_group, int groups, float* to);
+  void (*product_uint8)(const ByteProduct&, const Stored&);
+  void (*product_float32)(const FloatProduct&, const Stored&);
 };
 
 enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
@@ -58,6 +73,10 @@ struct Primitives {
   void (*depthwise_uint8)(const Tile<std::uint8_t, std::int32_t, std::int32_t>&);
   void (*finish_float32)(const Finish<float>&);
   void (*finish_int32)(const Finish<std::int32_t>&);
+  StoredPrimitives<Coded> codes;
+  StoredPrimitives<Masked> masks;
+  void (*slots_uint8)(const ByteProduct&, const Slots&);
+  void (*slots_float32)(const FloatProduct&, const Slots&);
 };
 
 // The best level that this processor has, or the one that the environment variable DOVETAIL_ISA names. Chosen once.

@@ -1,26 +1,11 @@
 #include "weights.hpp"
 
 #include <algorithm>
-#include <new>
 #include <stdexcept>
 
 namespace dovetail::engine {
 
 namespace {
-
-// Rows of a cache line must not straddle two.
-template <class Element>
-class Aligned {
- public:
-  explicit Aligned(std::size_t size) : data_(new (std::align_val_t(64)) Element[size]()) {}
-  Element* data() const { return data_.get(); }
-
- private:
-  struct Delete {
-    void operator()(Element* data) const { ::operator delete[](data, std::align_val_t(64)); }
-  };
-  std::unique_ptr<Element[], Delete> data_;
-};
 
 std::size_t padded_elements(const std::vector<Span>& spans, int taps) {
   std::size_t columns = 0;
@@ -51,11 +36,12 @@ class Packed final : public Weights {
     }
   }
 
-  Panel panel(int first_block, int, int first, int, std::byte*) const override {
+  Panel panel(const Primitives&, int first_block, int, int first, int, std::byte*) const override {
     return {data_.data() + starts_[first_block] + std::size_t(first) * lanes,
             std::ptrdiff_t(spans[first_block].count) * taps * lanes};
   }
   std::vector<std::int32_t> row_sums() const override { return sums_; }
+  std::size_t bytes_stored() const override { return padded_elements(spans, taps) * sizeof(Element); }
   std::string kind() const override { return type == Type::float32 ? "float32" : "int8"; }
 
  private:

@@ -3,10 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
-#include "tensor.hpp"
+#include "primitives.hpp"
 
 namespace dovetail::engine {
 
@@ -33,13 +34,34 @@ class Weights {
   std::vector<Span> spans;  // of each block
   int blocks() const { return int(spans.size()); }
   virtual ~Weights() = default;
-  // Columns first .. first + count of some blocks that have the same span; `first` and `count` are multiples of 4.
-  // `room` has bytes for all of it, for those who must decode.
+  // Columns first .. first + count of some blocks that have the same span; if int8, both are multiples of 4. `room` has
+  // bytes for all groups of four columns that they belong to, for those who must decode.
   // Dense weights [column][16] of each block; [column / 4][16][4] if int8; depthwise int32 for uint8 activations.
-  virtual Panel panel(int first_block, int blocks, int first, int count, std::byte* room) const = 0;
+  virtual Panel panel(const Primitives& primitives, int first_block, int blocks, int first, int count,
+                      std::byte* room) const = 0;
+  // Whether so many pixels are best multiplied by the weights as they are stored: then by `product`, without panels.
+  virtual bool direct(std::int64_t) const { return false; }
+  // All columns of one block; the tile's `blocks` is how many its sums are for, `channels` those of the span.
+  virtual void product(const Primitives&, int, const ByteProduct&) const {}
+  virtual void product(const Primitives&, int, const FloatProduct&) const {}
   // For every (padded) output the sum of its weights, by which the input's zero is taken out. uint8 only.
   virtual std::vector<std::int32_t> row_sums() const = 0;
+  virtual std::size_t bytes_stored() const = 0;  // what is read when all of them are multiplied once
   virtual std::string kind() const = 0;  // for people: "int8", "4-bit codebook"
+};
+
+// Cache lines must not straddle two rows.
+template <class Element>
+class Aligned {
+ public:
+  explicit Aligned(std::size_t size) : data_(new (std::align_val_t(64)) Element[size]()) {}
+  Element* data() const { return data_.get(); }
+
+ private:
+  struct Delete {
+    void operator()(Element* data) const { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  std::unique_ptr<Element[], Delete> data_;
 };
 
 // What layer it is: outputs x (inputs / groups) x rows x columns, as in ONNX.

@@ -2,6 +2,8 @@
 #pragma once
 #include "finish.hpp"
 #include "product.hpp"
+#include "slots.hpp"
+#include "stored.hpp"
 
 namespace dovetail::engine {
 namespace {
@@ -14,7 +16,11 @@ constexpr Primitives table(const char* name) {
           .depthwise_float32 = dispatch<Depthwises, Tile<float, float, float>>,
           .depthwise_uint8 = dispatch<Depthwises, Tile<std::uint8_t, std::int32_t, std::int32_t>>,
           .finish_float32 = finish<float>,
-          .finish_int32 = finish<std::int32_t>};
+          .finish_int32 = finish<std::int32_t>,
+          .codes = codes,
+          .masks = masks,
+          .slots_uint8 = slots_uint8,
+          .slots_float32 = slots_float32};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from dovetail import _native
 from dovetail.errors import DovetailError
 from dovetail.kernels.epilogue import ACTIVATIONS, Array, Codes, Epilogue
+from dovetail.kernels.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Convolution:
     def __init__(
         self,
         shape: tuple[int, int, int, int],
-        weights: Array,
+        weights: Array | Stored,
         window: Window,
         epilogue: Epilogue,
         codes: Codes | None = None,
@@ -74,9 +75,10 @@ class Convolution:
             raise DovetailError(f"weights for {outputs} outputs, but scales for {epilogue.scale.size}")
         if inputs * window.groups != channels:
             raise DovetailError(f"weights for {inputs} x {window.groups} channels, but the image has {channels}")
-        expected = np.int8 if codes else np.float32
+        expected = np.dtype(np.int8 if codes else np.float32)
         if weights.dtype != expected:
-            raise DovetailError(f"weights are {np.dtype(expected)} for such inputs, got {weights.dtype}")
+            raise DovetailError(f"weights are {expected} for such inputs, got {weights.dtype}")
+        scale = epilogue.scale * (weights.scale if isinstance(weights, Stored) else 1)
         out_rows, out_columns = window.output_size((rows, columns), (size[0], size[1]))
         tensors = [_tensor(rows, columns, channels, max(window.padding), codes)]
         if epilogue.residual is not None:
@@ -85,15 +87,18 @@ class Convolution:
             _tensor(out_rows, out_columns, outputs, 1, epilogue.output)
         )  # a border, as the next layer may ask
         try:
+            if isinstance(weights, Stored):
+                packed = weights.pack()
+            else:
+                packed = _native.pack(np.ascontiguousarray(weights), window.groups)
             self._trial = _native.convolution_trial(
                 level,
                 threads,
                 batch,
                 tensors,
-                np.ascontiguousarray(weights),
-                window.groups,
-                [*window.stride, *window.dilation, *window.padding[:2]],
-                epilogue.scale.astype(np.float32),
+                packed,
+                [*size, *window.stride, *window.dilation, *window.padding[:2]],
+                scale.astype(np.float32),
                 epilogue.bias.astype(np.float32),
                 list(ACTIVATIONS).index(epilogue.activation),
                 epilogue.low,

@@ -7,6 +7,7 @@ import numpy as np
 
 from dovetail.kernels.convolution import Convolution, Window
 from dovetail.kernels.epilogue import Array, Codes, Epilogue
+from dovetail.kernels.stored import Stored
 
 
 def product(x: Array, weights: Array, epilogue: Epilogue, codes: Codes | None = None) -> Array:
@@ -21,7 +22,7 @@ class Product:
     def __init__(
         self,
         rows: int,
-        weights: Array,
+        weights: Array | Stored,
         epilogue: Epilogue,
         codes: Codes | None = None,
         *,
@@ -29,7 +30,7 @@ class Product:
         threads: int = 1,
     ) -> None:
         shape = (rows, 1, 1, weights.shape[1])
-        as_image = weights[:, :, None, None]
+        as_image = weights if isinstance(weights, Stored) else weights[:, :, None, None]
         self._convolution = Convolution(shape, as_image, Window(), epilogue, codes, level=level, threads=threads)
         self.run = self._convolution.run
 

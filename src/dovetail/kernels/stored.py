@@ -1,0 +1,191 @@
+"""Weights that the engine multiplies as they are stored, for convolutions and products.
+
+    codes   a code of 1 to 8 bits for each weight, looked up in registers (Codebook, Affine, FixedPoint, Ternary,
+            Binary, PowerOfTwo)
+    mask    a bit for each weight, then the nonzeros (best at a quarter to a half of nonzeros, as 2:4)
+    slots   nonzeros, each with its place in a tile of inputs, 16 outputs side by side (best below a fifth)
+    dense   decoded when it is packed: what all formats can
+
+Activations are float32 or, with `integers`, codes of 8 bits: then the weights are whole multiples of one step for each
+output, which goes into the epilogue's scale. Entropy coding is decoded first: its symbols have no fixed places.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail import _native
+from dovetail.errors import DovetailError
+from dovetail.formats import Affine, Binary, Codebook, Dense, Entropy, FixedPoint, Format, PowerOfTwo, Ternary
+
+Floats = NDArray[np.float32]
+Array = NDArray[Any]
+KERNELS = ("codes", "mask", "slots", "dense")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Weights for one kernel. `scale` belongs to each output; `values` are the weights over it."""
+
+    kernel: str
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    scale: Floats
+    values: Callable[[], Array]
+    """For the reference: float32 or, for codes as activations, int8, of `shape`."""
+    pack: Callable[[], _native.Weights]
+    """As the engine's kernels read them; each operation needs weights of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Weights as scale[output] * table[code]."""
+
+    codes: NDArray[np.uint8]
+    table: Array
+    scale: Array
+    bits: int
+
+
+def stored(format: Format, kernel: str, *, integers: bool, groups: int = 1) -> Stored:
+    """`format`'s weights (outputs, inputs / groups, and rows and columns of a convolution) for `kernel`.
+
+    Raises DovetailError where it cannot hold them: `kernels` says which can.
+    """
+    if kernel not in KERNELS:
+        raise DovetailError(f"kernel is one of {', '.join(KERNELS)}, got {kernel!r}")
+    inner = _unwrapped(format)
+    if len(inner.shape) not in (2, 4):
+        raise DovetailError(f"weights have two or four dimensions, got a shape of {inner.shape}")
+    outputs, inputs, *window = inner.shape
+    shape = (outputs, inputs, *(window or (1, 1)))
+    if groups > 1 and kernel != "dense" and groups == outputs and inputs == 1:
+        raise DovetailError("depthwise weights are few: there is no kernel for them as stored")
+    if kernel == "codes":
+        return _codes(inner, (*shape, groups), integers)
+    decoded = inner.decode().reshape(-1)
+    table = _table(inner)
+    ones = np.ones(shape[0], np.float32)
+    values, scale = _whole(decoded, table, shape) if integers else (decoded, ones)
+    return _packed(kernel, values, scale, (*shape, groups))
+
+
+def kernels(format: Format, *, integers: bool, groups: int = 1) -> tuple[str, ...]:
+    """The kernels that can hold the format's weights; none if they are not multiples of a step and must be."""
+    found = []
+    for kernel in KERNELS:
+        try:
+            stored(format, kernel, integers=integers, groups=groups)
+        except DovetailError:
+            continue
+        found.append(kernel)
+    return tuple(found)
+
+
+def _packed(kernel: str, values: Array, scale: Floats, sides: tuple[int, ...]) -> Stored:
+    shape, groups = (sides[0], sides[1], sides[2], sides[3]), sides[4]
+    image = values.reshape(shape)
+
+    def pack() -> _native.Weights:
+        if kernel == "dense":
+            return _native.pack(image, groups)
+        places = np.flatnonzero(values)
+        kept = values[places]
+        if kernel == "mask":
+            return _native.pack_mask(places, kept, sides)
+        few = np.unique(kept) if kept.dtype == np.float32 else kept[:0]
+        if kept.dtype == np.int8 or few.size > 255:
+            return _native.pack_slots(places, kept, sides)
+        codes = (np.searchsorted(few, kept) + 1).astype(np.uint8)
+        return _native.pack_coded_slots(places, codes, np.append(np.float32(0), few), sides)
+
+    return Stored(kernel, shape, values.dtype, scale, lambda: image, pack)
+
+
+def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
+    found = _table(format)
+    if found is None:
+        raise DovetailError(f"{format.describe()} has no one table of 8 bits with a scale for each output")
+    if sides[4] > 1:
+        raise DovetailError("the kernel for codes takes no groups, whose outputs read no channels but their own")
+    table, scale = found.table, found.scale
+    if integers:
+        whole, step = _whole_multiples(table)
+        table, scale = whole, scale * step
+    full: Array = np.zeros(256, np.int8 if integers else np.float32)
+    full[: table.size] = table
+    shape = (sides[0], sides[1], sides[2], sides[3])
+    return Stored(
+        "codes",
+        shape,
+        full.dtype,
+        np.broadcast_to(scale, shape[:1]).astype(np.float32),
+        lambda: full[found.codes].reshape(shape),
+        lambda: _native.pack_codes(found.codes, found.bits, full, sides),
+    )
+
+
+def _unwrapped(format: Format) -> Format:
+    while isinstance(format, Entropy | Dense):
+        format = format.inner if isinstance(format, Entropy) else format.values
+    return format
+
+
+def _table(format: Format) -> _Table | None:
+    """The codes of a format of values; None if it has none, or several tables."""
+    one = np.ones(1)
+    match format:
+        case Codebook():
+            return _Table(format.codes, format.table.astype(np.float64), one, format.code_bits)
+        case Ternary() if len(format.scale) == 1 or np.array_equal(*format.scale):
+            return _Table(format.codes, np.array([0.0, 1, -1]), format.scale[0].astype(np.float64), 2)
+        case Ternary(axis=None):
+            return _Table(format.codes, np.array([0, format.scale[0, 0], -format.scale[-1, 0]], np.float64), one, 2)
+        case Binary():
+            return _Table(format.codes, np.array([-1.0, 1]), format.scale.astype(np.float64), 1)
+        case Affine(group=None, axis=None | 0):
+            zeros = [1 << (format.code_bits - 1)] if format.zero_point is None else np.unique(format.zero_point)
+            if len(zeros) == 1:
+                table = np.arange(1 << format.code_bits) - float(zeros[0])
+                return _Table(format.codes.astype(np.uint8), table, format.scale.astype(np.float64), format.code_bits)
+        case FixedPoint(integer_bits=bits) if bits <= 8:
+            table = (np.arange(1 << bits) ^ (1 << (bits - 1))) - float(1 << (bits - 1))
+            return _Table(format.codes.astype(np.uint8), table, np.array([2.0**-format.fraction]), bits)
+        case PowerOfTwo():
+            bits = format.streams()["codes"].bits
+            if bits <= 8:
+                every = np.arange(1 << bits).astype(format.codes.dtype)
+                table = replace(format, shape=every.shape, codes=every).decode().astype(np.float64)
+                return _Table(format.codes.astype(np.uint8), table, one, bits)
+    return None
+
+
+def _whole(decoded: Floats, table: _Table | None, shape: tuple[int, ...]) -> tuple[Array, Floats]:
+    """The weights as whole multiples of a step, and the step of each output."""
+    if table is not None:
+        whole, step = _whole_multiples(table.table)
+        values, scale = whole[table.codes].astype(np.int8), table.scale * step
+    else:
+        distinct, codes = np.unique(decoded, return_inverse=True)
+        whole, step = _whole_multiples(distinct.astype(np.float64))
+        values, scale = whole[codes].astype(np.int8), np.array([step])
+    return values, np.broadcast_to(scale, shape[:1]).astype(np.float32)
+
+
+def _whole_multiples(values: Array) -> tuple[Array, float]:
+    """Integers of 8 bits and a step, the largest there is, that give `values` within 1e-6 of the largest of them."""
+    largest = float(np.abs(values).max(initial=0))
+    if largest == 0:
+        return values, 1.0
+    for most in range(1, 129) if values.size <= 256 else ():
+        whole = values * (most / largest)
+        rounded = np.rint(whole)
+        if np.abs(whole - rounded).max() <= 1e-6 * most + 1e-12 and rounded.max() <= 127:
+            return rounded, largest / most
+    raise DovetailError(
+        f"{values.size} different weights up to {largest:g} are no whole multiples, from -128 to 127, of one step: "
+        "as integers they must be quantised to a grid first"
+    )
