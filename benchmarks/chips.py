@@ -4,7 +4,7 @@
 
 Each figure has the tolerance that we set ourselves, whether it is met and, where it is not, why. The chips are those of
 the package; what is fitted or assumed in them is said in their files. Records to results/chips.json, draws
-results/chips.png. See published.py for the figures and their sources.
+results/chips.png. See dovetail/hardware/published.py for the figures and their sources.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import published
 import torch
 from records import Rows, record, recorded
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from dovetail.hardware import Chip, EnergyTable
+from dovetail.hardware import Chip, EnergyTable, published
 from dovetail.hardware.angel_eye import computing_cycles
 from dovetail.hardware.angel_eye import layer_costs as angel_eye_costs
-from dovetail.hardware.cost import ARITHMETIC, IDLE, LayerCost, operation_for
+from dovetail.hardware.cost import ARITHMETIC, LayerCost, operation_for
 from dovetail.hardware.diannao import layer_costs as diannao_costs
 from dovetail.hardware.diannao import peak_operations_per_second
 from dovetail.hardware.fused import fuse, pace
 from dovetail.hardware.layer import Layer, Loop, layers
+from dovetail.hardware.row_stationary import as_measured
 from dovetail.hardware.row_stationary import cost as row_stationary_cost
 from dovetail.hardware.row_stationary import layer_costs as row_stationary_costs
 from dovetail.hardware.row_stationary_pass import Pass, ceil
@@ -125,67 +125,56 @@ def horowitz() -> Iterator[Figure]:
         yield Figure(name, "pJ", ours[name], picojoules, None, source, remark=remark)
 
 
+EYERISS_COLUMNS = {"processing": "ms", "power": "mW", "GLB": "MB", "DRAM": "MB", "active": "elements"}
+
+
 def eyeriss() -> Iterator[Figure]:
     """AlexNet's convolutions, batch 4, with the passes of Table III and the zeros of Table V."""
-    columns, source = published.EYERISS_COLUMNS, published.EYERISS_SOURCE
-    within = {"processing, ms": 0.08, "power, mW": 0.2, "GLB, MB": 0.1, "DRAM, MB": 0.1}
-    rows = {name: eyeriss_layer(name, published.EYERISS_PASSES[name]) for name in published.EYERISS_PASSES}
-    times = [row["processing, ms"] for row in rows.values()]
-    rows["total"] = {column: math.fsum(row[column] for row in rows.values()) for column in columns}
-    for column in ("power, mW", "active, elements"):  # means over the time
+    network = published.EYERISS_ALEXNET
+    within = {"processing": 0.08, "power": 0.2, "GLB": 0.1, "DRAM": 0.1}
+    rows = {name: eyeriss_figures(network, name, passes) for name, passes in network.passes.items()}
+    times = [row["processing"] for row in rows.values()]
+    rows["total"] = {column: math.fsum(row[column] for row in rows.values()) for column in EYERISS_COLUMNS}
+    for column in ("power", "active"):  # means over the time
         weighed = math.fsum(row[column] * time for row, time in zip(rows.values(), times, strict=False))
         rows["total"][column] = weighed / sum(times)
-    other = eyeriss_layer("conv3", published.EYERISS_PASSES["conv4"])
+    other = eyeriss_figures(network, "conv3", network.passes["conv4"])
     remarks = {
-        "conv3, GLB, MB": "Tables III and V disagree: 4 channels a pass, as III has it, move 62.9 MB of sums alone; "
-        f"with III's passes for conv4 it is {other['GLB, MB']:.1f} MB and {other['processing, ms']:.1f} ms",
-        "total, processing, ms": "; ".join(f"{name} {off:+g} %" for name, off in published.EYERISS_PEERS.items()),
+        ("conv3", "GLB"): "Tables III and V disagree: 4 channels a pass, as III has it, move 62.9 MB of sums alone; "
+        f"with III's passes for conv4 it is {other['GLB']:.1f} MB and {other['processing']:.1f} ms",
+        ("total", "processing"): "; ".join(f"{name} {off:+g} %" for name, off in published.EYERISS_PEERS.items()),
     }
     for name, row in rows.items():
-        for column, figure in zip(columns, published.EYERISS[name], strict=True):
-            what, unit = column.split(", ")
-            tolerance = 0.015 if (name, what) == ("total", "processing") else within.get(column)
-            remark = remarks.get(f"{name}, {column}", "")
-            yield Figure(f"{name}, {what}", unit, row[column], figure, tolerance, source, remark=remark)
+        known = eyeriss_columns(network.measured.get(name, network.total)) | {"active": published.EYERISS_ACTIVE[name]}
+        for what, unit in EYERISS_COLUMNS.items():
+            tolerance = 0.015 if (name, what) == ("total", "processing") else within.get(what)
+            remark = remarks.get((name, what), "")
+            yield Figure(f"{name}, {what}", unit, row[what], known[what], tolerance, network.source, remark=remark)
 
 
-def eyeriss_layer(name: str, passes: tuple[int, ...]) -> dict[str, float]:
-    layer = convolutions("alexnet", batch=4)[int(name[-1]) - 1]
-    density = {"I": 1 - published.EYERISS_INPUT_ZEROS[name], "O": published.EYERISS_OUTPUT_DENSITY[name]}
-    return eyeriss_figures(replace(layer, density=density), passes)
+def eyeriss_columns(measured: published.Measured) -> dict[str, float]:
+    figures = measured.processing_ms, measured.milliwatts, measured.buffer_mb, measured.dram_mb
+    return dict(zip(EYERISS_COLUMNS, figures, strict=False))
 
 
-def eyeriss_figures(layer: Layer, passes: tuple[int, ...]) -> dict[str, float]:
-    """What published.EYERISS has. Power is that of the chip alone, while it processes; MB are 2^20 bytes."""
+def eyeriss_figures(network: published.Network, name: str, passes: Pass) -> dict[str, float]:
+    """EYERISS_COLUMNS of one layer."""
     chip = Chip.load("eyeriss")
-    cost = row_stationary_cost(chip, layer, Pass(*passes))
-    cycles, hertz = cost.counts.cycles, chip.clock_mhz * 1e6
-    seconds = (cycles.total - cycles.stalled["dram"]) / hertz
-    inside = math.fsum(entry.picojoules for entry in cost.energy if entry.place not in ("dram", IDLE))
-    figures = (
-        1e3 * seconds,
-        inside * 1e-9 / seconds + chip.idle_milliwatts,
-        cost.counts.bits("global_buffer") / 8 / 2**20,
-        cost.counts.bits("dram") / 8 / 2**20,
-        float(re.findall(r"(\d+) of \d+ elements", cost.note)[0]),
-    )
-    return dict(zip(published.EYERISS_COLUMNS, figures, strict=True))
+    cost = row_stationary_cost(chip, network.layer(name), passes)
+    (active,) = re.findall(r"(\d+) of \d+ elements", cost.note)
+    return eyeriss_columns(as_measured(chip, cost)) | {"active": float(active)}
 
 
 def eyeriss_vgg() -> Iterator[Figure]:
     """VGG-16, batch 3: nothing was fitted to it."""
-    following = [*list(published.EYERISS_VGG.values())[1:], list(published.EYERISS_VGG.values())[-1]]
-    total = [0.0, 0.0]
-    for (name, row), after in zip(published.EYERISS_VGG.items(), following, strict=True):
-        channels, filters, side, zeros, milliseconds, milliwatts = row
-        extents: dict[Loop, int] = {"N": 3, "K": filters, "C": channels, "P": side, "Q": side, "R": 3, "S": 3}
-        layer = Layer(name, extents, density={"I": 1 - zeros, "O": 1 - after[3]})
-        ours = eyeriss_figures(layer, published.EYERISS_VGG_PASSES[name.split("_")[0]])
-        total = [total[0] + ours["processing, ms"], total[1] + milliseconds]
-        source = published.EYERISS_VGG_SOURCE
-        yield Figure(f"{name}, processing", "ms", ours["processing, ms"], milliseconds, 0.08, source)
-        yield Figure(f"{name}, power", "mW", ours["power, mW"], milliwatts, 0.2, source)
-    yield Figure("total, processing", "ms", *total, 0.015, published.EYERISS_VGG_SOURCE)
+    network, total = published.EYERISS_VGG, [0.0, 0.0]
+    for name, measured in network.measured.items():
+        ours = eyeriss_figures(network, name, network.passes[name])
+        total = [total[0] + ours["processing"], total[1] + measured.processing_ms]
+        source = network.source
+        yield Figure(f"{name}, processing", "ms", ours["processing"], measured.processing_ms, 0.08, source)
+        yield Figure(f"{name}, power", "mW", ours["power"], measured.milliwatts, 0.2, source)
+    yield Figure("total, processing", "ms", *total, 0.015, network.source)
 
 
 def eyeriss_isca() -> Iterator[Figure]:
@@ -285,17 +274,30 @@ def block_convolution() -> Iterator[Figure]:
     yield Figure("pictures, Angel-Eye's array", "per s", *figure, remark=why)
 
 
+def scalesim_cycles(dataflow: str, pixels: int, filters: int, window: int, rows: int, columns: int) -> int:
+    """SCALE-Sim's Total Cycles in closed form, which we found to be exact on 65 layers."""
+
+    def tiles(a: int, b: int) -> int:
+        return -(-a // rows) * -(-b // columns)
+
+    return {
+        "os": tiles(pixels, filters) * (window + rows + columns - 2) - 1,
+        "ws": tiles(window, filters) * (pixels + 2 * rows + columns - 2) - 1,
+        "is": tiles(window, pixels) * (filters + 2 * rows + columns - 2) - 1,
+    }[dataflow]
+
+
 def scalesim() -> Iterator[Figure]:
     """AlexNet's convolutions of one group; the figure of SCALE-Sim is the number of the last cycle."""
     for name, (pixels, filters, window, measured) in published.SCALESIM.items():
-        assert published.scalesim_cycles("os", pixels, filters, window, 32, 32) == measured
+        assert scalesim_cycles("os", pixels, filters, window, 32, 32) == measured
         for dataflow in ("os", "ws", "is"):
             array = Array.of(Chip.load(f"systolic_{dataflow}"))
             product = lowered(Layer(name, {"N": pixels, "K": filters, "C": window}))
             stream = product.extents[SPREAD[dataflow][2]]
             tile = array.tile(product.extents, stream)
             cycles = array.cycles(math.prod(ceil(product.extents[axis], tile[axis]) for axis in tile), stream)
-            theirs = published.scalesim_cycles(dataflow, pixels, filters, window, array.rows, array.columns)
+            theirs = scalesim_cycles(dataflow, pixels, filters, window, array.rows, array.columns)
             ours = cycles.computing + cycles.filling - 1
             yield Figure(f"{name}, {dataflow}", "cycles", ours, theirs, 0.0, published.SCALESIM_SOURCE)
 

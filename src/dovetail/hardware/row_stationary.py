@@ -17,6 +17,7 @@ A *processing pass* is what the array does with one load of filters. Passes foll
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 from dovetail.errors import TargetError
 from dovetail.hardware import run_length
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import Access, Counts, Cycles, Hops, LayerCost, Objective, price
+from dovetail.hardware.cost import IDLE, Access, Counts, Cycles, Hops, LayerCost, Objective, price
 from dovetail.hardware.layer import Layer, Operand
+from dovetail.hardware.published import Measured
 from dovetail.hardware.row_stationary_pass import (
     Hardware,
     Pass,
@@ -74,6 +76,21 @@ def cost(chip: Chip, layer: Layer, passes: Pass, objective: Objective = "energy"
         note=f"row-stationary passes {passes}: {used} of {chip.elements} elements",
         objective=objective,
         value=_value(objective, sum(entry.picojoules for entry in energy), counts.cycles.total),
+    )
+
+
+def as_measured(chip: Chip, found: LayerCost) -> Measured:
+    """A cost in the figures that were measured on the chip: it processes while it does not wait for DRAM."""
+    hardware, cycles, hertz = Hardware.of(chip, found.layer), found.counts.cycles, chip.clock_mhz * 1e6
+    buffer, dram = hardware.buffer.name, hardware.dram.name
+    processing = (cycles.total - cycles.stalled.get(dram, 0.0)) / hertz
+    inside = math.fsum(entry.picojoules for entry in found.energy if entry.place not in (dram, IDLE))
+    return Measured(
+        processing_ms=1e3 * processing,
+        total_ms=1e3 * cycles.total / hertz,
+        buffer_mb=found.counts.bits(buffer) / 8 / 2**20,
+        dram_mb=found.counts.bits(dram) / 8 / 2**20,
+        milliwatts=inside * 1e-9 / processing + chip.idle_milliwatts,
     )
 
 
