@@ -62,7 +62,7 @@ def test_bytes_of_the_graph(place: int, new: bytes, length: int) -> None:
     run(GRAPH[:place] + new + GRAPH[place + length :])
 
 
-NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([0, 2**31 - 1, 2**31, -(2**31), 2**62, -(2**63)]))
+NUMBERS = st.one_of(st.integers(-9, 9), st.sampled_from([0, 2**31 - 1, 2**31, -(2**31), 2**62, -(2**63)]))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.sizes import check_sizes
 
 LARGEST_MODEL = 2**31 - 2**24
 """Bytes of weights that fit in one ONNX file (protobuf ends at 2 GiB; the rest is room for the graph)."""
@@ -63,6 +64,7 @@ def complete(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> ModelP
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ArtefactError(f"The artefact's graph and tensors do not fit together ({reason}).") from None
+    check_sizes(model)
     return model
 
 

@@ -14,19 +14,12 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.sizes import SMALL, check_sizes
 
 Array = NDArray[Any]
 
 CODES = (np.dtype(np.int8), np.dtype(np.uint8))
 """What activations may be rounded to."""
-
-WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
-"""The least of each number that says where windows lie. Below it, or at thousands, ONNX's own shape inference and ONNX
-Runtime are known to crash."""
-WIDEST = 4096
-
-SMALL = 1024
-"""Elements up to which a constant's values may decide a shape."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +98,6 @@ def read(model: ModelProto) -> Network:
 def _fold(proto: NodeProto, constants: dict[str, Array], coded: dict[str, Coded], model: ModelProto) -> Node | None:
     """The node, unless it only computes constants, which are noted."""
     attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
-    if proto.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"):
-        for name, least in WINDOWS.items():
-            if any(not least <= number < WIDEST for number in attributes.get(name, ())):
-                found = attributes[name]
-                raise ArtefactError(f"{name} of a {proto.op_type} should be {least} to {WIDEST - 1}, found {found}.")
     names = [name for name in proto.input if name]
     fixed = all(name in constants for name in names) and (names or proto.op_type == "Constant")
     if not fixed or proto.domain not in ("", "ai.onnx") or "Random" in proto.op_type or "body" in attributes:
@@ -236,6 +224,7 @@ def _inferred(
             light.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
     for value in model.graph.output:
         light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    check_sizes(light)
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:

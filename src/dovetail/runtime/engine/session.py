@@ -152,6 +152,10 @@ class EngineSession:
                 values.update(zip(stage.outputs, stage(values), strict=True))
             except ValueError as error:
                 raise DovetailError(f"The network cannot be run on this input: {error}.") from None
+            except MemoryError:
+                raise DovetailError(
+                    f"There is not enough memory for a batch of {len(x)}; give fewer at a time."
+                ) from None
         return values[self._output]
 
     def describe(self) -> list[Operation]:
