@@ -12,10 +12,14 @@ from rich.console import Console
 
 from dovetail.errors import DovetailError, TargetError
 from dovetail.hardware import Chip, ChipRecord
+from dovetail.hardware.cost import ChipCost
 from dovetail.hardware.mapping import Mapping
+from dovetail.hardware.published import EYERISS_ALEXNET
+from dovetail.hardware.row_stationary import cost as row_stationary_cost
 from dovetail.report import benchmark_card, chip_tables, chips_table, sources_table, write_chip_report
 from dovetail.report.charts import Chart
 from dovetail.report.chip_charts import chip_charts, energy_unit, off_chip_bits
+from dovetail.report.chip_published import beside_published
 from dovetail.report.figures import figure
 from dovetail.report.pictures import picture
 
@@ -169,3 +173,23 @@ class TestBenchmarkCard:
         chip = replace(record.cost.chip, area_mm2=None)
         page = write_chip_report(replace(record, cost=replace(record.cost, chip=chip)), tmp_path)
         assert "needs area mm2, got None" in page.read_text("utf-8")
+
+
+class TestBesideTheChip:
+    def alexnet(self, batch: int) -> ChipCost:
+        """AlexNet's convolutions on Eyeriss, with the chip's own passes."""
+        chip, network = Chip.load("eyeriss"), EYERISS_ALEXNET
+        layers = [(network.layers[name].layer(name, batch), passes) for name, passes in network.passes.items()]
+        return ChipCost(chip, tuple(row_stationary_cost(chip, *each) for each in layers), batch)
+
+    def test_a_network_that_was_measured_is_shown_so(self) -> None:
+        page = beside_published(self.alexnet(4))
+        assert EYERISS_ALEXNET.source in page and "the passes that its designers chose" in page
+        assert page.count("<tr>") == 6
+        for measured in EYERISS_ALEXNET.measured.values():
+            assert all(f">{value:,.1f}</td>" in page for value in measured)
+
+    def test_others_are_not(self, record: ChipRecord) -> None:
+        assert not beside_published(self.alexnet(1)) and not beside_published(record.cost)
+        other = self.alexnet(4)
+        assert not beside_published(replace(other, chip=replace(other.chip, name="mine")))

@@ -14,6 +14,7 @@ from dovetail.report.benchmark import benchmark_card
 from dovetail.report.cards import Card
 from dovetail.report.charts import format_bytes, format_number
 from dovetail.report.chip_charts import chip_charts, energy_unit, off_chip_bits
+from dovetail.report.chip_published import beside_published
 from dovetail.report.chip_table import above_bound, in_use, memories, of_peak, sourced
 from dovetail.report.page import card_panel, document, fact_list, figures, head, number
 from dovetail.report.pictures import picture
@@ -49,6 +50,7 @@ def write_chip_report(record: ChipRecord, folder: str | Path) -> Path:
 {figures(charts, "chip")}
 <h2>Layer by layer</h2>
 {_layers(record.cost)}
+{beside_published(record.cost)}
 {_accesses(record.cost)}
 <h2>How each layer runs</h2>
 {_mappings(record.cost)}
