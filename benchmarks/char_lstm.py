@@ -1,6 +1,6 @@
 """A language model in few bits: a character LSTM, its embedding, both matrices and its last layer quantised by `qnn`.
 
-    python benchmarks/char_lstm.py [ROW ...] [--threads 2] [--list]
+    python benchmarks/char_lstm.py [CASE ...] [--threads 2] [--list]
 
 The text is Python's own help (pydoc_data.topics, every paragraph once), about 370,000 characters; its last tenth is the
 test. The network is trained here in minutes. Rows are bits of weights / what layers read / gradients, trained further
@@ -10,12 +10,10 @@ characters. Records results/char_lstm.json. Wanted: 4 bits within 10 % of the fl
 
 from __future__ import annotations
 
-import argparse
 import copy
 import hashlib
 import os
 import sys
-import time
 from pathlib import Path
 from pydoc_data import topics
 from typing import Any
@@ -23,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from onnxruntime import InferenceSession
-from records import Rows, record, recorded
-from rich.console import Console
+from records import Options, Rows, run_cases
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -33,10 +30,8 @@ from torch.nn import functional
 from dovetail.methods import Qnn
 from dovetail.methods.method import Context
 from dovetail.runtime import Artefact, Session, export_onnx, freeze
-from dovetail.targets.timing import processor
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "char_lstm.json"
+RESULTS = Path(__file__).parent / "results" / "char_lstm.json"
 LENGTH, BATCH = 100, 32
 STEPS, FURTHER = 2500, 800
 ROWS = {"float": None, "4/4/32": (4, 4, 32), "4/4/6": (4, 4, 6), "4/32/32": (4, 32, 32), "2/4/32": (2, 4, 32)}
@@ -106,14 +101,14 @@ def trained(training: Tensor, characters: int, seed: int, file: Path) -> Charact
     return model
 
 
-def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
+def run(name: str, options: Options) -> dict[str, Any]:
+    seed, folder = options.seed, options.work
     book = text()
     alphabet = sorted(set(book))
     codes = torch.tensor([alphabet.index(character) for character in book])
     cut = len(codes) * 9 // 10
     training, test = codes[:cut], codes[cut:]
     original = trained(training, len(alphabet), seed, folder / "float.safetensors")
-    started = time.time()
     model, example = copy.deepcopy(original), windows(test)[:2, :-1]
     bits = ROWS[name]
     if bits is not None:
@@ -136,10 +131,6 @@ def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "text_sha256": hashlib.sha256(book.encode()).hexdigest(),
         "characters": len(book),
         "python": sys.version.split()[0],
-        "seed": seed,
-        "threads": torch.get_num_threads(),
-        "seconds": round(time.time() - started),
-        "machine": processor(),
     }
 
 
@@ -156,21 +147,5 @@ def table(results: Rows) -> Table:
     return shown
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all not recorded")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "char_lstm")
-    parser.add_argument("--list", action="store_true", help="only show what there is")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = recorded(RESULTS)
-    for name in [] if arguments.list else arguments.rows or [row for row in ROWS if row not in results]:
-        results = record(RESULTS, {name: run(name, arguments.seed, arguments.work)})
-        Console(width=120).print(table(results))
-    Console(width=120).print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(RESULTS, __doc__, list(ROWS), run, threads=os.cpu_count() or 1, table=table)

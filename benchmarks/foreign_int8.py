@@ -1,6 +1,6 @@
 """Networks that others made, in eight bits by one command, without labels: are they integers, do they answer the same?
 
-    python benchmarks/foreign_int8.py [CASE ...] [--threads 1] [--list]
+    python benchmarks/foreign_int8.py [CASE ...] [--list]
 
 NETWORK/none: `dovetail compress MODEL.onnx --recipe int8` without any data. NETWORK/pictures: with 32 pictures that
 were not made for the network. Then `dovetail export`, and ONNX Runtime runs the file as it was and the exported one on
@@ -13,7 +13,6 @@ Records results/foreign_int8.json. Needs rapidocr (pip install --no-deps rapidoc
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import subprocess
@@ -26,15 +25,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnxruntime import InferenceSession, SessionOptions
 from paired import paired
-from records import record, recorded
-from rich.console import Console
+from records import Options, run_cases
 
 from dovetail.data import load_dataset
 from dovetail.runtime import Artefact, to_qdq
-from dovetail.targets.timing import processor
 
 RESULTS = Path(__file__).parent / "results" / "foreign_int8.json"
 GIVEN, COMPARED = 32, 64
@@ -47,7 +43,7 @@ FLOATS = ("Conv", "FusedConv", "Gemm", "MatMul", "ConvTranspose")
 INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 
 
-def run(case: str, threads: int) -> dict[str, Any]:
+def run(case: str, options: Options) -> dict[str, Any]:
     network, data = case.split("/")
     file, shape = NETWORKS[network]
     spec = importlib.util.find_spec("rapidocr")
@@ -63,7 +59,7 @@ def run(case: str, threads: int) -> dict[str, Any]:
         seconds = time.time() - started
         dovetail("export", str(folder / "model.dvt"), "--integers", "--out", str(folder / "int8.onnx"))
         artefact = Artefact.load(folder / "model.dvt")
-        sessions = [session(path, threads, folder / "fused.onnx") for path in (original, folder / "int8.onnx")]
+        sessions = [session(path, options.threads, folder / "fused.onnx") for path in (original, folder / "int8.onnx")]
         executed = Counter(node.op_type for node in onnx.load(folder / "fused.onnx").graph.node)
         before, after = (lambda x, s=s: s.run(None, {s.get_inputs()[0].name: x})[0] for s in sessions)
         dataset = load_dataset(str(Path(os.environ["DOVETAIL_DATA"], "imagenet-sample")), shape)
@@ -112,20 +108,5 @@ def compared(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="all that are not recorded, if none is given")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--list", action="store_true", help="only show what there is")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = recorded(RESULTS)
-    for case in [] if arguments.list else arguments.cases or [case for case in CASES if case not in results]:
-        row = run(case, arguments.threads) | {"threads": arguments.threads, "machine": processor()}
-        results = record(RESULTS, {case: row})
-        Console().print(case, row)
-    Console().print(results)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(RESULTS, __doc__, CASES, run)

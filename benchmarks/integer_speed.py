@@ -1,6 +1,6 @@
 """Is a network in integers faster? The given ResNet-20 in eight and four bits, exported, in ONNX Runtime.
 
-    python benchmarks/integer_speed.py [CASE ...] [--threads 1] [--list]
+    python benchmarks/integer_speed.py [CASE ...] [--list]
 
 RECIPE: as the recipe has it. RECIPE/layers: only what layers read is quantised, not the sums of the shortcuts. The
 exported file's answers (accuracy on the whole test set), size, the nodes that ONNX Runtime executes, and time for one
@@ -9,7 +9,6 @@ picture as the ratio to the float network's in paired runs. Records results/inte
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -22,22 +21,20 @@ import onnx
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 from paired import paired
-from records import given, record, recorded
-from rich.console import Console
+from records import Options, given, run_cases
 
 from dovetail.compression import preview
 from dovetail.data import load_dataset
 from dovetail.methods import Ptq
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import export_onnx, freeze
-from dovetail.targets.timing import processor
 from dovetail.train import score
 
 RESULTS = Path(__file__).parent / "results" / "integer_speed.json"
 CASES = [f"{recipe}{part}" for recipe in ("int8", "w4a8") for part in ("/layers", "")]
 
 
-def run(case: str, threads: int) -> dict[str, Any]:
+def run(case: str, options: Options) -> dict[str, Any]:
     original, dataset = given("resnet20"), load_dataset("cifar10")
     recipe, _, part = case.partition("/")
     (step,) = Recipe.load(recipe).steps
@@ -48,7 +45,7 @@ def run(case: str, threads: int) -> dict[str, Any]:
         folder, example = Path(name), dataset.example()
         export_onnx(freeze(original, example), folder / "float.onnx")
         export_onnx(freeze(model, example), folder / "integers.onnx", integers=True)
-        before, after = (running(folder / f"{kind}.onnx", threads) for kind in ("float", "integers"))
+        before, after = (running(folder / f"{kind}.onnx", options.threads) for kind in ("float", "integers"))
         executed = Counter(node.op_type for node in onnx.load(folder / "fused.onnx").graph.node)
         image = example.numpy()
         return {
@@ -70,20 +67,5 @@ def running(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: session.run(None, {name: x})[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="all that are not recorded, if none is given")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--list", action="store_true", help="only show what there is")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = recorded(RESULTS)
-    for case in [] if arguments.list else arguments.cases or [case for case in CASES if case not in results]:
-        torch.manual_seed(0)
-        row = run(case, arguments.threads) | {"threads": arguments.threads, "seed": 0, "machine": processor()}
-        results = record(RESULTS, {case: row})
-    Console().print(results)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(RESULTS, __doc__, CASES, run)

@@ -1,6 +1,6 @@
 """Low bits: every quantisation method on the given ResNet-20, beside its peers, without training and with it.
 
-    python benchmarks/lowbit.py [ROW ...] [--threads 2] [--work FOLDER] [--list]
+    python benchmarks/lowbit.py [CASE ...] [--threads 2] [--work FOLDER] [--list]
 
 Rows without training see 1,000 training images without their labels, or none at all ("data-free"). The others are
 trained for EPOCHS epochs on the whole training set, the original as their teacher. Accuracy is that of the file in ONNX
@@ -13,11 +13,9 @@ static quantisation comes with it (and needs onnx).
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from onnxruntime import InferenceSession
-from records import Rows, given, record, recorded
-from rich.console import Console
+from records import Options, Rows, given, run_cases
 from rich.progress import Progress
 from rich.table import Table
 from torch import nn
@@ -39,11 +36,9 @@ from dovetail.methods import METHODS, Method
 from dovetail.recipe import Recipe, RecipeStep, gentle
 from dovetail.runtime import Artefact, Session, export_onnx, freeze
 from dovetail.targets import load_target
-from dovetail.targets.timing import processor
 from dovetail.train import Training, score
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "lowbit.json"
+RESULTS = Path(__file__).parent / "results" / "lowbit.json"
 EPOCHS = 8
 TRAINING = Training(
     epochs=EPOCHS, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0, distillation=0.9, precision="bfloat16"
@@ -89,22 +84,18 @@ ROWS = {
 }  # fmt: skip
 
 
-def run(name: str, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
+def run(name: str, options: Options) -> dict[str, Any]:
     original, dataset = given("resnet20"), load_dataset("cifar10")
-    started = time.time()
-    torch.manual_seed(seed)
     if name in PEERS:
-        record = PEERS[name](original, dataset)
+        row = PEERS[name](original, dataset)
     else:
-        record = ours(ROWS[name], original, dataset, seed, folder / name.replace(" ", "-").replace("/", "-"), progress)
-    return record | {
+        folder = options.work / name.replace(" ", "-").replace("/", "-")
+        with Progress() as progress:
+            row = ours(ROWS[name], original, dataset, options.seed, folder, progress)
+    return row | {
         "accuracy_original": score(original, dataset),
         "file_bytes_original": sum(freeze(original, dataset.example()).parts().values()),
         "energy_original": energy(freeze(original, dataset.example()), dataset),
-        "seed": seed,
-        "threads": torch.get_num_threads(),
-        "seconds": round(time.time() - started),
-        "machine": processor(),
     }
 
 
@@ -202,26 +193,5 @@ def draw(results: Rows) -> None:
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join([*ROWS, *PEERS])}; all not recorded")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "lowbit")
-    parser.add_argument("--list", action="store_true", help="only show what there is")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = recorded(RESULTS)
-    if not arguments.list:
-        for name in arguments.rows or [row for row in [*ROWS, *PEERS] if row not in results]:
-            with Progress() as progress:
-                row = run(name, arguments.seed, arguments.work, progress)
-            results = record(RESULTS, {name: row})
-            Console(width=120).print(table({name: row}))
-    if results:
-        draw(results)
-        Console(width=120).print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    draw(run_cases(RESULTS, __doc__, [*ROWS, *PEERS], run, threads=os.cpu_count() or 1, table=table))

