@@ -1,6 +1,6 @@
 """Operators and what becomes of several of them, in floats and in codes, beside ONNX Runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx.parser
@@ -31,11 +31,16 @@ def model(shape: str, body: str, constants: dict[str, NDArray[np.generic]] | Non
 
 
 def in_onnxruntime(proto: ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return run_plainly(proto, {"x": x})
+
+
+def run_plainly(proto: ModelProto, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Each node as it stands: nothing is fused."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {"x": x})
+    (y,) = session.run(None, dict(inputs))
     assert isinstance(y, np.ndarray)
     return y
 

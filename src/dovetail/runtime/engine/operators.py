@@ -22,6 +22,9 @@ from dovetail.runtime.engine.layers import (
 from dovetail.runtime.engine.network import Node
 from dovetail.runtime.engine.planner import Lacking, Plan, Translate, activate, add_values, affine, limit, round_value
 
+WIDEST_BORDER = 64
+"""Padding up to which pictures are kept with it on all sides."""
+
 
 def convolve(plan: Plan, node: Node) -> None:
     value, weight = node.inputs[:2]
@@ -38,6 +41,7 @@ def convolve(plan: Plan, node: Node) -> None:
         weights = plan.network.coded[weight].codes
     weights = np.ascontiguousarray(weights).reshape(*weights.shape[:2], *(1,) * (2 - places), *weights.shape[2:])
     padding = max(*window[6:], *after, 0)
+    demand(padding <= WIDEST_BORDER, f"a padding of {padding}")
     layer = Convolution(
         _name(weight), "Conv", [value], node.outputs[0], output, Layout.FIRST,
         weight=weight, weights=weights, window=window, padding=padding, groups=groups,
