@@ -60,6 +60,18 @@ Cost Bounds::at_least(const Site& site, const State& state) const {
   return cost;
 }
 
+double Bounds::held_bits(const State& state, int boundary) const {
+  const auto& b = problem_.boundaries[boundary];
+  const int further = depth_[boundary] - state.cut[b.operand];
+  if (b.operand != kOutput || depth_[boundary] == 0) return b.held_bits;
+  if (further == 0) return state.finished ? b.inner_bits : b.held_bits;
+  return std::min(b.inner_bits, b.held_bits);
+}
+
+bool Bounds::finishes(const Site& site, int boundary, const Extents& extents) const {
+  return site.shares[boundary].together && times_round(site, kOutput, extents) == 1;
+}
+
 bool Bounds::made(const State& state, int boundary) const {
   return depth_[boundary] >= 0 && state.cut[problem_.boundaries[boundary].operand] > depth_[boundary];
 }
@@ -84,7 +96,7 @@ double Bounds::to_come_at_least(const Site& site, const State& state, const std:
     const int i = end[operand];
     if (i < 0 || made(state, i)) continue;
     const auto& b = problem_.boundaries[i];
-    double bits = product(state.extents, kRelevant[operand]) * b.held_bits;
+    double bits = product(state.extents, kRelevant[operand]) * held_bits(state, i);
     if (operand != kInput) {
       bits *= site.shares[i].held;
     } else {

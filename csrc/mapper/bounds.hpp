@@ -20,6 +20,7 @@ struct State {
   std::array<signed char, kMostStores> open{};  // places in path_ of inputs, while it is not known which loops follow
   int opened = 0;
   Extents inside = ones();           // of the loops that run within a processing element
+  bool finished = false;             // the sums that leave the tile of outputs cut last
 };
 
 class Bounds {
@@ -28,6 +29,10 @@ class Bounds {
 
   // The bits of one boundary.
   void add(Load& load, const Boundary& b, const Flow& flow) const;
+  // Bits of an element in the tile of a boundary that is not cut yet, at least: outputs may be finished sums there.
+  double held_bits(const State& state, int boundary) const;
+  // Whether the sums in a tile that covers these extents leave it finished.
+  bool finishes(const Site& site, int boundary, const Extents& extents) const;
   // No tile is cut.
   State untouched(const Site& site) const;
   // Cycles that the busiest port needs.

@@ -35,7 +35,7 @@ struct Boundary {
   bool kept;                      // what is held stays until it changes
   bool waited;                    // the first tiles in (of outputs: the last out) are waited for
   double inner_bits, outer_bits;  // of an element (of outputs: a finished one) inside and outside
-  double held_bits;               // of an element of the tile
+  double held_bits;               // of an element of the tile (of outputs: while they are not finished)
   double spent;                   // the part of the accesses that zeros do not save
 };
 

@@ -196,7 +196,7 @@ class Search {
               if (!has(inner_per(problem_, b), d)) x *= site_->spatial[d][along], y *= site_->spatial[d][window];
             elements *= x + y - 1;  // so many different sums at least
           }
-        used[b.inner] += elements * b.held_bits;
+        used[b.inner] += elements * bounds_.held_bits(state, i);
         if (used[b.inner] > problem_.stores[b.inner].room) return false;
       }
     return true;
@@ -210,7 +210,7 @@ class Search {
     next.extents = extents;
     if (contiguous_ && b.operand == kInput && b.inner >= 0 && next.inside == ones()) next.inside = extents;
     if (b.inner >= 0) {
-      next.used[b.inner] += tile_bits(index, extents, next.inside);
+      next.used[b.inner] += tile_elements(index, extents, next.inside) * bounds_.held_bits(state, index);
       if (next.used[b.inner] > problem_.stores[b.inner].room) return;
     }
     const Flow least = site_->once[index];
@@ -226,6 +226,7 @@ class Search {
     bounds_.add(next.load, b, {flow.inner_read - least.inner_read, flow.inner_write - least.inner_write,
                        flow.outer_read - least.outer_read, flow.outer_write - least.outer_write});
     ++next.cut[b.operand];
+    if (b.operand == kOutput) next.finished = bounds_.finishes(*site_, index, extents);
     next.last = index;
     const Cost bound = bounds_.at_least(*site_, next);
     if (value(bound) >= limit()) {
@@ -235,10 +236,10 @@ class Search {
     next_[path_.size()].push_back({next, bound});
   }
 
-  double tile_bits(int index, const Extents& extents, const Extents& inside) const {
+  double tile_elements(int index, const Extents& extents, const Extents& inside) const {
     const auto& b = problem_.boundaries[index];
-    if (b.operand == kInput) return inputs_.tile_elements(*site_, index, extents, inside) * b.held_bits;
-    return product(extents, kRelevant[b.operand]) * site_->shares[index].held * b.held_bits;
+    if (b.operand == kInput) return inputs_.tile_elements(*site_, index, extents, inside);
+    return product(extents, kRelevant[b.operand]) * site_->shares[index].held;
   }
 
   Flow input_at_least(int index, const Extents& extents, const Extents& inside, const Extents& upto) const {

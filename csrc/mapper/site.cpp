@@ -109,7 +109,8 @@ Share share_of(const Problem& problem, const Site& site, const Boundary& b) {
           .distinct = spread(site, outer, ~outer, relevant),
           .held = held,
           .whole_within = whole_without && spread(site, inner) == spread(site, 0, inner, relevant),
-          .whole_without = whole_without};
+          .whole_without = whole_without,
+          .together = b.inner >= 0 && spread(site, single) == spread(site, 0, single, relevant)};
 }
 
 // How many different sums there are of a multiple of `stride` below `pixels` of them and one of `dilation`.

@@ -56,6 +56,7 @@ struct Share {
   double distinct;  // different ones, of every instance of the outer memory its own
   double held;      // in one tile of the inner memory
   bool whole_within, whole_without;  // no sum is spread over what lies inside, outside
+  bool together;     // all parts of a sum that the array has at a time reach the outer memory as one
 };
 
 struct Site {

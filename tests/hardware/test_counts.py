@@ -11,7 +11,7 @@ from dovetail.hardware.arch import Arithmetic, Chip, Dimension, Memory, Operatio
 from dovetail.hardware.counts import count
 from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Operand
 from dovetail.hardware.loops import Element, Machine
-from dovetail.hardware.mapping import Mapping
+from dovetail.hardware.mapping import Mapping, occupied
 
 from .random_mappings import random_chip, random_layer
 
@@ -50,6 +50,8 @@ def check(chip: Chip, layer: Layer, mapping: Mapping, values: Table[Operand, Tab
     assert {kind: access.elements for kind, access in accesses.items()} == tally.elements, told
     assert {kind: access.bits for kind, access in accesses.items()} == pytest.approx(tally.bits), told
     assert {(hops.dimension, hops.operand): hops.bits for hops in counts.hops} == +tally.hops, told
+    room = occupied(chip, layer, mapping)
+    assert all(bits / 8 <= room[memory][operand] * (1 + 1e-9) for (memory, operand), bits in machine.most.items()), told
     simulated = machine.cycles()
     for part in ("computing", "filling", "draining", "stalled"):
         assert getattr(counts.cycles, part) == pytest.approx(getattr(simulated, part)), f"{part}: {told}"

@@ -9,12 +9,14 @@ import pytest
 
 from dovetail.errors import TargetError
 from dovetail.hardware import mapper
+from dovetail.hardware.arch import Dimension
 from dovetail.hardware.cost import price
 from dovetail.hardware.counts import count
 from dovetail.hardware.layer import OPERANDS, Layer
 from dovetail.hardware.mapper import best_mapping, value_of
 from dovetail.hardware.mapping import problems
 
+from . import spatial_chips
 from .spatial_chips import every_mapping, eyeriss_like, random_small_chip, random_small_layer, some_mappings
 
 OBJECTIVES = ("energy", "latency", "edp")
@@ -145,6 +147,20 @@ def test_a_shared_memory_must_hold_one_element_of_every_operand():
         TargetError, match=r"'buffer' has room for 2.5 bytes \(half of it.* of I, W, O takes 6; 3.5 bytes"
     ):
         best_mapping(small, Layer("conv1", {"K": 4, "C": 4}))
+
+
+def test_outputs_that_come_finished_need_no_room_for_sums():
+    """A buffer of one byte has room for an output of 8 bits, not for its sum of 16."""
+    memory = spatial_chips.memory
+    register, outside = memory("register", ("O",), bytes=2, per=("rows",)), memory("outside", OPERANDS)
+    buffer = memory("buffer", ("O",), bytes=1)
+    dimensions = (Dimension(name="rows", size=2, unroll=("K", "C")),)
+    layer = Layer("product", {"K": 4, "C": 6}, bits=dict.fromkeys(OPERANDS, 8))
+    plain = spatial_chips.chip(dimensions, (register, buffer, outside), 8)
+    mapped = best_mapping(plain, layer)
+    assert not problems(plain, layer, mapped.mapping) and mapped.exact
+    with pytest.raises(TargetError, match=r"memory 'buffer' has room for 1 bytes.*takes 2"):
+        best_mapping(replace(plain, memory=(buffer, outside)), layer)
 
 
 def test_an_action_without_a_price_is_an_error():

@@ -52,6 +52,25 @@ def test_what_the_tiles_take() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "bytes_each"),
+    [
+        ({}, 4),  # the second C lies outside of the loop over P, which changes the register's output
+        ({"temporal": (("C", 2), ("C", 2), ("P", 6), ("K", 2)), "held": MAPPING.held | {"O": (0, 3)}}, 2),
+        ({"temporal": (("C", 2), ("C", 2), ("P", 6), ("K", 2)), "held": MAPPING.held | {"O": (3, 3)}}, 2),
+        ({"temporal": (("P", 6), ("C", 2), ("C", 2), ("K", 2)), "held": MAPPING.held | {"O": (1, 1)}}, 2),
+        ({"temporal": (("P", 6), ("C", 2), ("C", 2), ("K", 2)), "held": MAPPING.held | {"O": (0, 1)}}, 4),
+    ],
+)
+@pytest.mark.parametrize("link", ["reduce", "forward", "none"])
+def test_outputs_are_as_narrow_as_they_come(changes: dict[str, object], bytes_each: int, link: str) -> None:
+    """24 of them lie in the buffer; where each element sends its own part of a sum, they are finished there."""
+    links = {"I": "multicast", "W": "multicast", "O": link}
+    chip = replace(CHIP, dimension=tuple(replace(dimension, links=links) for dimension in CHIP.dimension))
+    taken = occupied(chip, LAYER, replace(MAPPING, **changes))  # type: ignore[arg-type]
+    assert taken["buffer"]["O"] == 24 * (4 if link == "none" else bytes_each)
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"held": {"I": (4,), "W": (3,), "O": (0, 2)}}, "memory 'register' has room for 8 bytes, its tiles take 12"),

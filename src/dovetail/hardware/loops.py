@@ -75,6 +75,8 @@ class Machine:
         self.steps = list(self._steps())
         self.levels = {operand: self._levels(operand) for operand in OPERANDS}
         self.tally = Tally()
+        self.most: dict[tuple[str, Operand], float] = {}
+        """The bits that any instance of a memory held at a time, all but the outermost."""
         for operand in ("I", "W"):
             outermost = self.levels[operand][-1]
             for position in self.positions:
@@ -93,6 +95,7 @@ class Machine:
                     if self._changes(inner, time, operand):
                         (self._return if operand == "O" else self._fill)(operand, inner, outer, time)
             self._compute(time)
+            self._look()
         for inner, outer in itertools.pairwise(self.levels["O"]):
             last = outer is self.levels["O"][-1] and inner.memory is not None
             self._drain(inner, outer, "draining" if last else "running")
@@ -100,6 +103,19 @@ class Machine:
         for content in self.levels["O"][-1].content.values():
             outputs.update({element: sum_.value for element, sum_ in content.items()})
         return dict(outputs)
+
+    def _look(self) -> None:
+        """How much lies in every instance, the place for sums that are on their way further in included."""
+        for operand, levels in self.levels.items():
+            for memory, content in ((level.memory, level.content) for level in levels[:-1] if level.memory is not None):
+                held = (sum(self._width(operand, memory, each) for each in tile.values()) for tile in content.values())
+                self.most[memory.name, operand] = max([self.most.get((memory.name, operand), 0.0), *held])
+
+    def _width(self, operand: Operand, memory: Memory, element: Any) -> float:
+        """Bits of what lies in a memory, or passes its port: finished sums are as wide as outputs."""
+        if operand == "O" and (element is None or element.terms < self.terms):
+            return self.chip.arithmetic.sum_bits
+        return bits_in(memory, self.layer, operand)
 
     def cycles(self) -> Cycles:
         """The time that computing and the ports took: every instance counted for itself."""
@@ -324,9 +340,7 @@ class Machine:
         """One element crossed a port; an output has its own width if `sum_` is finished."""
         if level.memory is None:
             return
-        bits: float = self.chip.arithmetic.sum_bits
-        if operand != "O" or (sum_ is not None and sum_.terms == self.terms):
-            bits = bits_in(level.memory, self.layer, operand)
+        bits = self._width(operand, level.memory, sum_)
         name = level.memory.name
         self.tally.elements[name, operand, action] += 1
         self.tally.bits[name, operand, action] += bits

@@ -40,11 +40,11 @@ from dovetail import _native
 from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip, Memory
 from dovetail.hardware.cost import Counts, Objective, operation_for, price
-from dovetail.hardware.counts import count
+from dovetail.hardware.counts import count, part_done
 from dovetail.hardware.layer import LOOPS, OPERANDS, REDUCTION, Layer, Operand
-from dovetail.hardware.mapping import Mapping, bits_in
+from dovetail.hardware.mapping import Mapping, bits_in, held_bits, room
 
-VERSION = 1
+VERSION = 2
 """Of the search: what was found by another may differ."""
 
 EFFORT = 150_000
@@ -93,7 +93,7 @@ def best_mapping(chip: Chip, layer: Layer, objective: Objective = "energy", *, s
         raise TargetError(f"The objective is one of {', '.join(get_args(Objective))}, got {objective!r}")
     _check_fits(chip, layer)
     operation = operation_for(chip, layer)
-    macs = layer.macs * _part_done(chip, layer, None)
+    macs = layer.macs * part_done(chip, layer)
     found, bound, explored, complete = _native.best_mapping(
         [layer.extents[loop] for loop in LOOPS],
         list(layer.stride),
@@ -139,38 +139,31 @@ def _check_fits(chip: Chip, layer: Layer) -> None:
             raise TargetError(f"Layer {layer.name!r} has {size} {axis} of input; the mapper takes {LONGEST_AXIS}")
     for memory in chip.memory:
         inner = [operand for operand in memory.operands if chip.chain(operand)[-1] is not memory]
-        needed = sum(_held_bits(chip, layer, memory, operand) for operand in inner) / 8
-        room = _room(memory)
-        if needed > room:
+        needed = sum(_least_bits(chip, layer, memory, operand) for operand in inner) / 8
+        there = room(memory)
+        if needed > there:
             half = " (half of it, for it is double-buffered)" if memory.double_buffered else ""
             raise TargetError(
                 f"Layer {layer.name!r} cannot be mapped on chip {chip.name!r}: memory {memory.name!r} has room for "
-                f"{room:g} bytes{half}, and one element of each of {', '.join(inner)} takes {needed:g}; "
-                f"{needed - room:g} bytes are missing"
+                f"{there:g} bytes{half}, and one element of each of {', '.join(inner)} takes {needed:g}; "
+                f"{needed - there:g} bytes are missing"
             )
 
 
-def _room(memory: Memory) -> float:
-    """Bytes that the tiles of one instance may take."""
-    return math.inf if memory.bytes is None else memory.bytes / (2 if memory.double_buffered else 1)
+def _least_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand) -> float:
+    """What an element takes in a memory at least: a memory further in may finish the sums."""
+    summed = held_bits(chip, layer, memory, operand, unfinished=_sums(layer))
+    return summed if chip.chain(operand)[0] is memory else min(summed, bits_in(memory, layer, operand))
 
 
-def _held_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand) -> float:
-    """What an element takes in a tile: outputs are partial sums if anything is summed."""
-    if operand == "O" and any(layer.extents[loop] > 1 for loop in REDUCTION):
-        return chip.arithmetic.sum_bits
-    return bits_in(memory, layer, operand)
-
-
-def _part_done(chip: Chip, layer: Layer, besides: Operand | None) -> float:
-    watched = {*chip.arithmetic.gates, *chip.arithmetic.skips} - {besides}
-    return math.prod(layer.density[operand] for operand in OPERANDS if operand in watched)
+def _sums(layer: Layer) -> bool:
+    return any(layer.extents[loop] > 1 for loop in REDUCTION)
 
 
 def _store(chip: Chip, memory: Memory) -> list[float]:
     """A memory as csrc/mapper.hpp has it. What has no price here has none when the mapping is priced, and fails."""
     return [
-        8 * _room(memory),
+        8 * room(memory),
         _bits(index for index, dimension in enumerate(chip.dimension) if dimension.name in memory.per),
         (memory.read_picojoules or 0.0) / memory.width_bits,
         (memory.write_picojoules or 0.0) / memory.width_bits,
@@ -200,8 +193,8 @@ def _boundaries(chip: Chip, layer: Layer, operand: Operand) -> list[list[float]]
                 inner is not None and outer is chain[-1],
                 bits_in(inner, layer, operand) if inner else 0,
                 bits_in(outer, layer, operand),
-                _held_bits(chip, layer, inner, operand) if inner else 0,
-                _part_done(chip, layer, operand) if own else 1,
+                held_bits(chip, layer, inner, operand, unfinished=_sums(layer)) if inner else 0,
+                part_done(chip, layer, besides=operand) if own else 1,
             ]
         )
     return rows

@@ -113,11 +113,28 @@ def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
     return layer.bits[operand] * layer.density[operand]
 
 
-def held_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand) -> float:
-    """What one element takes in a tile: outputs, if anything is summed, are partial sums until they leave."""
-    if operand == "O" and any(layer.extents[loop] > 1 for loop in REDUCTION):
-        return chip.arithmetic.sum_bits
-    return bits_in(memory, layer, operand)
+def held_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand, *, unfinished: bool) -> float:
+    """What one element takes in a tile; of outputs a partial sum, if they come `unfinished`."""
+    return chip.arithmetic.sum_bits if operand == "O" and unfinished else bits_in(memory, layer, operand)
+
+
+def sums_unfinished(chip: Chip, mapping: Mapping, seen: View, level: int) -> bool:
+    """Whether outputs, as `seen`, come to a memory of their chain (0: the innermost) before their sums are finished.
+
+    They come finished if the memory further in keeps its tile until they are, and the parts that several of its
+    instances have of a sum are added on the way.
+    """
+    if all(factor == 1 for loop, factor in mapping.factors().items() if loop in REDUCTION):
+        return False
+    if level == 0:
+        return True
+    inner, outer = chip.chain("O")[level - 1 : level + 1]
+    outside = [factor for factor in seen.temporal[mapping.held["O"][level - 1] :] if factor.number > 1]
+    while outside and outside[0].axis is None:  # the tile stays the same
+        outside = outside[1:]
+    apart = {*outer.per} | {d.name for d in chip.dimension if d.name in inner.per and d.links["O"] == "none"}
+    spread_apart = itertools.chain.from_iterable(seen.spatial[name] for name in apart)
+    return any(factor.axis is None and factor.number > 1 for factor in (*outside, *spread_apart))
 
 
 def room(memory: Memory) -> float:
@@ -130,8 +147,9 @@ def occupied(chip: Chip, layer: Layer, mapping: Mapping) -> dict[str, dict[Opera
     found: dict[str, dict[Operand, float]] = {memory.name: {} for memory in chip.memory}
     for operand in OPERANDS:
         seen = view(chip, layer, mapping, operand)
-        for memory, held in zip(chip.chain(operand), mapping.held[operand], strict=False):
-            bits = held_bits(chip, layer, memory, operand)
+        for level, (memory, held) in enumerate(zip(chip.chain(operand), mapping.held[operand], strict=False)):
+            unfinished = operand == "O" and sums_unfinished(chip, mapping, seen, level)
+            bits = held_bits(chip, layer, memory, operand, unfinished=unfinished)
             found[memory.name][operand] = volume(seen.tile(memory.per, held)) * bits / 8
     return found
 
