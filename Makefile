@@ -3,6 +3,7 @@
 #   make demo    compress a trained network on real images: a table, an artefact and an HTML report in out/demo
 #   make test    the whole test suite
 #   make lint    formatting, lint and types
+#   make sanitize  damaged and forged plans in the engine, watched by the address and undefined behaviour sanitizers
 #   make bench   every claim measured again, for many hours; needs DOVETAIL_DATA and the packages that the scripts name
 #   make docs    the documentation, in site/
 #   make clean   removes all that make made
@@ -20,7 +21,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # One thread a process: the tests run in two, and timings of more threads than cores mean nothing.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench docs clean browser
+.PHONY: demo test lint sanitize bench docs clean browser
 
 demo: $(READY)
 	$(BIN)/dovetail compress resnet8_fashion --recipe deep_compression_quick --data fashion_mnist_sample --out out/demo --fresh
@@ -36,6 +37,14 @@ lint: $(READY)
 bench: $(READY)
 	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+sanitize: $(READY)
+	cmake -S . -B build/sanitize -DDOVETAIL_PYTHON=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
+	cmake --build build/sanitize --target fuzz_plan
+	$(BIN)/python tests/runtime/planned_networks.py build/sanitize
+	set -e; for level in $$($(BIN)/python -c "from dovetail._native import levels; print(*levels())"); do \
+		echo "== $$level"; DOVETAIL_ISA=$$level build/sanitize/fuzz_plan 2000 build/sanitize/*.plan; done
+
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -44,7 +53,7 @@ clean:
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # PyTorch comes first and by itself, so that the one large download is cached however the rest changes.
-$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*) $(wildcard csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet pip==26.3
 	$(PIP) install --quiet --constraint constraints.txt torch==$(TORCH)

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dovetail import _native
 from dovetail.errors import ArtefactError
-from dovetail.methods.quantize.quantizer import quantize_input
-from dovetail.methods.quantize.uniform import Uniform
-from dovetail.runtime import Artefact, EngineSession, export_plan, freeze
+from dovetail.runtime import Artefact, EngineSession, export_plan
 from dovetail.runtime.engine.plan_file import plan_bytes
+
+from .planned_networks import NETWORKS, planned
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(_native.__file__).parent
@@ -24,39 +22,9 @@ TIMES = 300
 """Damaged plans of each network; `make sanitize` tries more."""
 
 
-class Mixed(nn.Module):
-    """One of each kind of operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 17, 3, padding=1, stride=2)
-        self.deep = nn.Conv2d(17, 17, 3, padding=2, dilation=2, groups=17)
-        self.norm = nn.LayerNorm(17)
-        self.last = nn.Linear(17, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
-        x = x + self.deep(x)
-        x = nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2.0, mode="nearest")
-        gate = torch.sigmoid(x.mean((2, 3), keepdim=True))
-        x = torch.cat([x * gate, x[:, :, :2]], 2).mean((2, 3))
-        return self.last(self.norm(x)).softmax(-1)
-
-
-def quantised() -> nn.Module:
-    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 5))
-    for name in ("0", "4"):
-        layer = module.get_submodule(name)
-        layer.weight.data = (layer.weight.data / 0.002).round().clamp(-127, 127) * 0.002
-        quantize_input(module, name, Uniform(8, torch.tensor(0.03)))
-    return module.eval()
-
-
-@pytest.fixture(scope="module", params=["floats", "integers"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def artefact(request: pytest.FixtureRequest) -> Artefact:
-    torch.manual_seed(0)
-    module = Mixed().eval() if request.param == "floats" else quantised()
-    return freeze(module, torch.randn(2, 3, 8, 8))
+    return planned(request.param)
 
 
 @pytest.fixture(scope="module")

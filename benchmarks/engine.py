@@ -1,0 +1,206 @@
+"""Whole networks in the native engine, beside ONNX Runtime, OpenVINO and DeepSparse.
+
+    python benchmarks/engine.py [NETWORK/ARITHMETIC/BATCH ...] [--threads 1] [--rounds 15] [--python RUNTIME=PATH]
+        [--list]
+
+NETWORK: a built-in one, with its own weights, the given ones, or random ones (which cost as much). float32, or int8:
+weights for each output and what layers read, in ranges seen on noise; every runtime gets the same integers. FILE.dvt in
+NETWORK's place takes a compressed network; its peers run what it becomes as standard ONNX. DeepSparse wants Python 3.11
+and packages older than ours: an environment of its own, named by --python deepsparse=PATH.
+
+Every runtime is a process of its own (engine_worker.py) on the same number of threads. Answers are compared with the
+engine's first, within a thousandth of the largest in floats and a twentieth in integers; one that differs is not
+timed. Then all take turns, in short bursts, so that what else runs on the machine disturbs all alike: median and 10th
+to 90th percentile of all calls, and of the ratios of the bursts' medians. Start: from the file to a network that is
+ready, and to the first answer; memory: what that took beyond the imported package. Records results/engine.json and
+engine.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx
+import torch
+from engine_worker import OPENINGS
+from records import Rows, given, record, recorded
+from rich.console import Console
+
+from dovetail.compression import preview
+from dovetail.data import load_dataset
+from dovetail.methods import Ptq
+from dovetail.networks import load_model
+from dovetail.recipe import Recipe, RecipeStep
+from dovetail.runtime import Artefact, freeze, to_qdq
+from dovetail.targets.target import INTEGER_TOLERANCE, RELATIVE_TOLERANCE, relative_difference
+from dovetail.targets.timing import machine
+
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+FILES = Path(__file__).parents[1] / "out" / "engine"
+NETWORKS = ("lenet_300_100", "lenet5", "resnet20", "resnet56", "vgg16_cifar", "mobilenet_v2", "resnet50", "alexnet")
+TRAINED = ("resnet20", "resnet56")
+CASES = [f"{network}/{kind}/{batch}" for network in NETWORKS for kind in ("float32", "int8") for batch in (1, 32)]
+BURST = 0.05
+
+
+@dataclass
+class Worker:
+    """A runtime in its process; `facts` is what it said once it had answered."""
+
+    runtime: str
+    process: subprocess.Popen[str]
+    outputs: np.ndarray
+    facts: dict[str, Any]
+
+    def burst(self) -> list[float]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(BURST, file=self.process.stdin, flush=True)
+        return list(json.loads(self.process.stdout.readline()))
+
+
+def start(runtime: str, python: str, file: Path, inputs: Path, threads: int) -> Worker | str:
+    """The worker, or why there is none."""
+    outputs = inputs.with_name(f"{runtime}.npy")
+    worker = Path(__file__).with_name("engine_worker.py")
+    command = [python, str(worker), runtime, str(file), str(inputs), str(outputs), str(threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NM_DISABLE_ANALYTICS": "True"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
+    line = process.stdout.readline()
+    if not line:
+        last = process.communicate()[1].strip().splitlines()[-1:]
+        return " ".join(last)[:200] or "it ended without a word"
+    return Worker(runtime, process, np.load(outputs), json.loads(line))
+
+
+def files(network: str, kind: str) -> tuple[Path, Path]:
+    """The artefact, and the same as standard ONNX; made if they are not there."""
+    FILES.mkdir(parents=True, exist_ok=True)
+    artefact = Path(network) if network.endswith(".dvt") else FILES / f"{network}-{kind}.dvt"
+    if not artefact.exists():
+        make(network, kind).save(artefact)
+    standard = FILES / f"{artefact.resolve().parent.name}-{artefact.stem}.onnx"
+    standard.write_bytes(to_qdq(Artefact.load(artefact))[0].SerializeToString())
+    return artefact, standard
+
+
+def make(network: str, kind: str) -> Artefact:
+    torch.manual_seed(0)
+    loaded = load_model(network)
+    module = given(network) if network in TRAINED else loaded.module.eval()
+    assert loaded.input_shape is not None
+    if kind == "int8":
+        method = Ptq(calibration="min_max", equalize=False, bias_correction=False, renormalize=False)
+        recipe = Recipe(name="int8", steps=(RecipeStep(method=method),))
+        module = preview(module, load_dataset("noise", loaded.input_shape), recipe).model.eval()
+    return freeze(module, torch.randn(2, *loaded.input_shape))
+
+
+def run(case: str, threads: int, rounds: int, pythons: dict[str, str]) -> dict[str, Any]:
+    network, kind, batch = case.rsplit("/", 2)
+    artefact, standard = files(network, kind)
+    shape = tuple(_input_shape(standard))
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder, "inputs.npy")
+        np.save(inputs, np.random.default_rng(0).standard_normal((int(batch), *shape), np.float32))
+        started = {
+            runtime: start(runtime, pythons[runtime], artefact if runtime == "dovetail" else standard, inputs, threads)
+            for runtime in OPENINGS
+        }
+        workers = {name: worker for name, worker in started.items() if isinstance(worker, Worker)}
+        absent = {name: worker for name, worker in started.items() if isinstance(worker, str)}
+        try:
+            return compared(workers, kind, rounds) | {"absent": absent, "threads": threads, **machine()}
+        finally:
+            for worker in workers.values():
+                worker.process.communicate("")
+
+
+def _input_shape(standard: Path) -> list[int]:
+    (entry, *_) = onnx.load(standard).graph.input
+    return [side.dim_value for side in entry.type.tensor_type.shape.dim[1:]]
+
+
+def compared(workers: dict[str, Worker], kind: str, rounds: int) -> dict[str, Any]:
+    """What was measured, by runtime."""
+    own = workers["dovetail"]
+    tolerance = RELATIVE_TOLERANCE if kind == "float32" else INTEGER_TOLERANCE
+    differences = {name: relative_difference(own.outputs, worker.outputs) for name, worker in workers.items()}
+    timed = {name: worker for name, worker in workers.items() if differences[name] <= tolerance}
+    bursts: dict[str, list[list[float]]] = {name: [] for name in timed}
+    for turn in range(rounds):
+        for name in sorted(timed, reverse=bool(turn % 2)):
+            bursts[name].append(timed[name].burst())
+    rows: dict[str, Any] = {"tolerance": tolerance}
+    for name, worker in workers.items():
+        rows[name] = worker.facts | {"difference": differences[name]}
+        if name in timed:
+            rows[name] |= spread("ms", 1e3 * np.concatenate(bursts[name]))
+            ratios = [np.median(b) / np.median(a) for a, b in zip(bursts["dovetail"], bursts[name], strict=True)]
+            rows[name] |= spread("ratio", np.array(ratios))
+    return rows
+
+
+def spread(name: str, values: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.percentile(values, (10, 50, 90))
+    return {name: round(float(middle), 4), f"{name}_low": round(float(low), 4), f"{name}_high": round(float(high), 4)}
+
+
+def picture(results: Rows) -> None:
+    """How many times as long other runtimes take as the engine, with the spread of the bursts' ratios."""
+    matplotlib.use("Agg")
+    peers = [
+        name
+        for name in OPENINGS
+        if name != "dovetail" and any("ratio" in row.get(name, {}) for row in results.values())
+    ]
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.34 * len(results)))
+    for offset, peer in enumerate(peers):
+        known = [(y, row[peer]) for y, row in enumerate(results.values()) if "ratio" in row.get(peer, {})]
+        middle = np.array([row["ratio"] for _, row in known])
+        sides = np.abs(np.array([[row["ratio_low"], row["ratio_high"]] for _, row in known]).T - middle)
+        axes.errorbar(middle, [y + 0.2 * offset for y, _ in known], xerr=sides, fmt="o", label=peer, markersize=4)
+    axes.axvline(1, color="gray", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(results)), list(results))
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "times as long as the native engine (median, 10th to 90th percentile); right of 1 the engine is faster"
+    )
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="all that are not recorded, if none is given")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--python", action="append", default=[], help="RUNTIME=PATH of the interpreter that has it")
+    parser.add_argument("--list", action="store_true", help="only show what there is")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pythons = dict.fromkeys(OPENINGS, sys.executable) | dict(pair.split("=", 1) for pair in arguments.python)
+    results = recorded(RESULTS)
+    for case in [] if arguments.list else arguments.cases or [case for case in CASES if case not in results]:
+        row = run(case, arguments.threads, arguments.rounds, pythons)
+        results = record(RESULTS, {case: row})
+        Console(width=160).print(case, row)
+    picture(results)
+
+
+if __name__ == "__main__":
+    main()
