@@ -1,6 +1,7 @@
 """What every test may ask for: the data sets that do not come with the package, and a small chip."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def data_folder(part: str) -> str:
     if root is None or not (Path(root) / part).is_dir():
         pytest.skip(f"needs the folder {part} in DOVETAIL_DATA")
     return str(Path(root) / part)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept on disk between runs is neither read nor written by tests, those that start a process included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOVETAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
