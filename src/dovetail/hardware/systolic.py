@@ -2,8 +2,9 @@
 
 The three loops over tiles (systolic_array.py) run in one order, and the stream may be cut into pieces. A memory holds,
 of each operand, what the innermost loops touch that it has room for; an operand is fetched again whenever a loop
-advances that it does not depend on, unless all it depends on lies within the tile. Every order, every number of pieces
-that is a power of two, and every choice of what to hold is tried.
+advances that it does not depend on, unless all it depends on lies within the tile. Every order and every number of
+pieces that is a power of two is tried; in each, every memory holds that of its operands which lets the fewest bits come
+to it.
 
 The memories hold inputs as pictures; windows are made of them on the way into the array. A tile of pixels takes the
 whole rows of the picture that its windows touch, of the channels in the window; where the loop over pixels is the
@@ -107,7 +108,7 @@ class Plan:
 
 
 def layer_costs(chip: Chip, layers: Sequence[Layer], objective: Objective = "energy") -> tuple[LayerCost, ...]:
-    """What each layer costs on a chip of kind "systolic", run in the way that has least of the objective.
+    """What each layer costs on a chip of kind "systolic", run in the way of `plans` that has least of the objective.
 
     Raises:
         TargetError: the chip is no systolic array, or a memory cannot hold one tile of a layer; it names both.
@@ -124,7 +125,8 @@ def _layer_cost(chip: Chip, array: Array, layer: Layer, objective: Objective) ->
         cycles, picojoules = counts.cycles.total, math.fsum(entry.picojoules for entry in energy)
         value = {"energy": picojoules, "latency": cycles, "edp": picojoules * cycles}[objective]
         if best is None or value < best[0]:
-            utilisation = layer.macs * min(o.cycles for o in chip.arithmetic.operation) / (chip.elements * cycles)
+            possible = chip.elements * counts.cycles.computing / operation_for(chip, layer).cycles
+            utilisation = layer.macs / possible
             best = value, LayerCost(layer, counts, energy, utilisation, None, _told(plan), objective, value)
     assert best is not None  # plans() raises where there is none
     return best[1]
@@ -139,6 +141,8 @@ def _told(plan: Plan) -> str:
 
 def plans(chip: Chip, array: Array, layer: Layer) -> Iterator[Plan]:
     """Every order of the loops over tiles, the stream cut into 1, 2, 4 ... pieces, that the memories have room for.
+
+    What each memory holds is chosen for itself: what lets the fewest bits come to it.
 
     Raises:
         TargetError: there is none.

@@ -89,7 +89,7 @@ def _layer_cost(chip: Chip, layer: Layer) -> LayerCost:
     }
     counts = Counts(layer.macs, tuple(_accesses(chip, layer)), Cycles(span.active, stalled=stalled))
     note = "weights tile by tile from DRAM; activations stay in the unified buffer, transfers from the host not counted"
-    utilisation = layer.macs / (chip.elements * span.total)
+    utilisation = layer.macs * operation_for(chip, layer).cycles / (chip.elements * span.active)
     return LayerCost(layer, counts, price(chip, layer, counts), utilisation, note=note)
 
 
