@@ -14,6 +14,7 @@
 #include "engine/elementwise.hpp"
 #include "engine/normalise.hpp"
 #include "engine/pool.hpp"
+#include "engine/product.hpp"
 #include "engine/program.hpp"
 #include "engine/resize.hpp"
 #include "engine/stored_weights.hpp"
@@ -221,6 +222,12 @@ void add_elementwise(Program& program, std::vector<Id> reads, Id write, int arit
   add(program, std::move(operation), std::move(reads), write);
 }
 
+void add_product(Program& program, std::vector<Id> reads, Id write, const Epilogue& epilogue) {
+  auto operation = std::make_unique<engine::Product>(program.tensor(reads.at(0)), program.tensor(reads.at(1)),
+                                                     program.tensor(write), epilogue);
+  add(program, std::move(operation), std::move(reads), write);
+}
+
 // The caller's arrays in the order in which they were added: inputs, then outputs.
 std::vector<std::byte*> pointers(const Program& program, int batch, const Inputs& inputs, const Outputs& outputs) {
   std::vector<std::byte*> pointers;
@@ -276,6 +283,7 @@ void bind_program(nb::module_& m) {
              add(p, std::make_unique<engine::Pool>(p.tensor(read), p.tensor(write), window(numbers), after,
                                                    engine::Pool::Kind(kind), epilogue), {read}, write);
            })
+      .def("product", &add_product)
       .def("normalise",
            [](Program& p, Id read, Id write, int kind, float epsilon, const Epilogue& epilogue) {
              add(p, std::make_unique<engine::Normalise>(p.tensor(read), p.tensor(write),

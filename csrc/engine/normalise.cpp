@@ -1,7 +1,10 @@
 #include "normalise.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 #include "rows.hpp"
@@ -22,11 +25,34 @@ void normalise_layer(const float* values, float unit, int channels, float epsilo
   for (int c = 0; c < channels; ++c) result[c] *= factor;
 }
 
-void softmax(const float* values, float unit, int channels, float* result) {
-  const float most = *std::max_element(values, values + channels);
-  float sum = 0;
-  for (int c = 0; c < channels; ++c) sum += result[c] = std::exp((values[c] - most) * unit);
-  for (int c = 0; c < channels; ++c) result[c] /= sum;
+// Of what is at most zero, to 2e-7 of it: 2^n times a polynomial of the rest, so that compilers make vectors of it.
+float exponential(float x) {
+  constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it leaves an integer in the lowest bits
+  x = x < -87.0f ? -87.0f : x;
+  const float shifted = x * 1.44269504f + whole, n = shifted - whole;
+  const float rest = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float sum = 1.9875691500e-4f * rest + 1.3981999507e-3f;
+  sum = (sum * rest + 8.3334519073e-3f) * rest + 4.1665795894e-2f;
+  sum = (sum * rest + 1.6666665459e-1f) * rest + 5.0000001201e-1f;
+  const std::int32_t power = std::bit_cast<std::int32_t>(shifted) << 23;
+  return std::bit_cast<float>(std::bit_cast<std::int32_t>(sum * rest * rest + rest + 1.0f) + power);
+}
+
+// Sums and maxima are those of 16 values next to each other, and then of these.
+void softmax(const float* values, float unit, int channels, int padded, float* result) {
+  std::array<float, lanes> most, sums{};
+  for (int c = 0; c < channels; ++c) result[c] = values[c] * unit;
+  std::fill(result + channels, result + padded, result[0]);
+  std::copy_n(result, lanes, most.begin());
+  for (int c = lanes; c < padded; c += lanes)
+    for (int i = 0; i < lanes; ++i) most[i] = most[i] < result[c + i] ? result[c + i] : most[i];
+  const float largest = *std::max_element(most.begin(), most.end());
+  for (int c = 0; c < padded; ++c) result[c] = exponential(result[c] - largest);
+  std::fill(result + channels, result + padded, 0.0f);
+  for (int c = 0; c < padded; c += lanes)
+    for (int i = 0; i < lanes; ++i) sums[i] += result[c + i];
+  const float factor = 1 / std::accumulate(sums.begin(), sums.end(), 0.0f);
+  for (int c = 0; c < channels; ++c) result[c] *= factor;
 }
 
 }  // namespace
@@ -51,7 +77,7 @@ void Normalise::run(const Run& run) const {
       if (kind_ == Kind::layer)
         normalise_layer(values, unit(*input.tensor), output.channels, epsilon_, result);
       else
-        softmax(values, unit(*input.tensor), output.channels, result);
+        softmax(values, unit(*input.tensor), output.channels, padded, result);
       write(run, epilogue_, nullptr, {result, 1, output.at(image, row, column)});
     }
   });

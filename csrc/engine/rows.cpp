@@ -28,7 +28,7 @@ void write(const Run& run, const Epilogue& epilogue, const Place* residual, cons
   Finish<float> finish{};
   finish.sums = pixels.values;
   finish.pixel_count = pixels.count;
-  finish.blocks = channels / lanes;
+  finish.blocks = pixels.blocks ? pixels.blocks : channels / lanes;
   finish.scale = pixels.scale ? pixels.scale : epilogue.scale.data();
   finish.bias = pixels.bias ? pixels.bias : epilogue.bias.data();
   if (residual) {

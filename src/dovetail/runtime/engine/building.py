@@ -22,6 +22,7 @@ from dovetail.runtime.engine.layers import (
     Normalise,
     Place,
     Pool,
+    Product,
     Resize,
     axis_steps,
     sides,
@@ -109,6 +110,8 @@ class Builder:
             case Pool():
                 after = list(layer.padding_after)
                 self.program.pool(reads[0], write, list(layer.window), after, layer.kind, epilogue)
+            case Product():
+                self.program.product(reads, write, epilogue)
             case Normalise():
                 self.program.normalise(reads[0], write, layer.kind, layer.epsilon, epilogue)
             case Resize():

@@ -191,6 +191,14 @@ class Pool(Layer):
 
 
 @dataclass
+class Product(Layer):
+    """Of two values: matrices, or a matrix for each of as many rows."""
+
+    def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
+        return False
+
+
+@dataclass
 class Normalise(Layer):
     """kind: 0 layer normalisation, 1 softmax."""
 

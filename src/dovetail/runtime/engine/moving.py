@@ -218,7 +218,8 @@ def _copy(plan: Plan, node: Node, inputs: list[str], boxes: Sequence[list[Box]])
     output, first = plan.shape(node.outputs[0]), inputs[0]
     shapes = [plan.shape(name) for name in inputs]
     own = plan.layout(first)
-    layout = own if len(shapes[0]) == len(output) else natural(output)
+    heads = (len(shapes[0]), len(output)) == (2, 3)  # of a sequence, say
+    layout = own if heads or len(shapes[0]) == len(output) else natural(output)
     plan.add(
         Copy(node.operator, node.operator, inputs, node.outputs[0], output, layout, boxes=list(boxes), shapes=shapes)
     )
@@ -228,6 +229,7 @@ MOVING: dict[str, Translate] = {
     "Concat": concatenate,
     "DepthToSpace": depth_to_space,
     "Flatten": reshape,
+    "Identity": reshape,
     "Pad": pad,
     "Reshape": reshape,
     "Resize": resize,

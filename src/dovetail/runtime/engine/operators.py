@@ -16,6 +16,7 @@ from dovetail.runtime.engine.layers import (
     Layout,
     Normalise,
     Pool,
+    Product,
     Window,
     sides,
 )
@@ -52,6 +53,8 @@ def convolve(plan: Plan, node: Node) -> None:
 def multiply_matrix(plan: Plan, node: Node) -> None:
     """MatMul and Gemm by a constant matrix: a convolution by a window of one pixel, or as large as a picture."""
     value, weight = node.inputs[:2]
+    if node.operator == "MatMul" and weight in plan.network.shapes:
+        return multiply_values(plan, node)
     matrix = constant_of(plan, weight)
     transposed = bool(node.attributes.get("transB", 0))
     shape = plan.shape(value)
@@ -77,6 +80,17 @@ def multiply_matrix(plan: Plan, node: Node) -> None:
     _finish_product(plan, layer, scales, bias)
     if source != value and plan.network.readers.get(value) == 1:
         plan.layers.remove(plan.makers[value])
+    return None
+
+
+def multiply_values(plan: Plan, node: Node) -> None:
+    """MatMul of two values, as in attention: for each head, if they have heads."""
+    first, second = node.inputs
+    left, right, output = plan.shape(first), plan.shape(second), plan.shape(node.outputs[0])
+    demand(len(left) == len(right) == len(output) and len(left) in (2, 3), "a product that is shared among matrices")
+    fitting = left[:-2] == right[:-2] == output[:-2] and left[-1] == right[-2]
+    demand(fitting, "a product that is shared among matrices")
+    plan.add(Product("MatMul", "MatMul", [first, second], node.outputs[0], output, Layout.LAST))
 
 
 def _flattened(plan: Plan, value: str) -> tuple[str, tuple[int, int, int]]:

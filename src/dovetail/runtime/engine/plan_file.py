@@ -19,7 +19,7 @@ from dovetail import _native
 from dovetail.errors import ArtefactError
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.engine.building import Builder
-from dovetail.runtime.engine.layers import Convolution, Place
+from dovetail.runtime.engine.layers import Convolution, Place, Product
 from dovetail.runtime.engine.planner import Foreign
 from dovetail.runtime.engine.session import EngineSession
 from dovetail.runtime.engine.stages import cut_stages
@@ -45,6 +45,7 @@ def export_plan(artefact: Artefact, path: str | Path) -> None:
 def plan_bytes(session: EngineSession) -> bytes:
     """The network of a session as a plan. Raises ArtefactError if the engine lacks an operator of it."""
     lacking = [f"{f.node.operator} ({f.reason})" for f in session.plan.layers if isinstance(f, Foreign)]
+    lacking += [f"{layer.operator} of two values" for layer in session.plan.layers if isinstance(layer, Product)]
     stages = cut_stages(session.plan)
     if lacking or len(stages) != 1:
         raise ArtefactError(
