@@ -139,6 +139,13 @@ def test_in_floats(name: str, threads: int) -> None:
         np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
 
 
+def test_what_runs_elsewhere_is_said() -> None:
+    proto = model("N,3,4", "a = Relu(x) b = Erf(a) y = CumSum(b, axis)", {"axis": ints(1)})
+    found = {operation.layer: operation.runner for operation in EngineSession.from_onnx(proto, 1).describe()}
+    lacking = "ONNX Runtime, because the engine has no such operator"
+    assert (found["Relu"], found["Erf"], found["CumSum"]) == ("native", lacking, lacking)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if "stranger" not in name])
 def test_on_codes(name: str) -> None:
     """The input is rounded to codes, and so is the output: a code may be the next one where it was close."""

@@ -43,6 +43,11 @@ class Operation:
     shape: tuple[int, ...]
     weight_bytes: int
 
+    @property
+    def runner(self) -> str:
+        """ "native", or "ONNX Runtime, because ..."."""
+        return f"ONNX Runtime, because {self.why}" if self.kernel == "ONNX Runtime" else "native"
+
 
 @dataclass(frozen=True)
 class Memory:
