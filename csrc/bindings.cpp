@@ -158,6 +158,12 @@ PackedWeights pack_codes(const Row<std::uint8_t>& codes, int bits, const Row<Wei
   return engine::pack_codes(codes.data(), bits, table.data(), weight_shape(sides));
 }
 
+PackedWeights pack_signs(const Row<std::uint8_t>& signs, bool bytes, int zero, const Sides& sides) {
+  expect_size(signs.size(), elements(sides), "signs");
+  const auto type = bytes ? engine::Type::uint8 : engine::Type::float32;
+  return engine::pack_signs(signs.data(), type, zero, weight_shape(sides));
+}
+
 template <class Value>
 engine::Nonzeros<Value> nonzeros(const Places& places, const Row<Value>& values, const Sides& sides) {
   expect_size(values.size(), places.size(), "values");
@@ -248,6 +254,7 @@ void bind_program(nb::module_& m) {
       .def_prop_ro("bytes", &engine::Weights::bytes_stored);
   m.def("pack_codes", &pack_codes<float>, "Weights as codes into a table of 256 entries.");
   m.def("pack_codes", &pack_codes<std::int8_t>);
+  m.def("pack_signs", &pack_signs, "Signs, 1 for +, to be multiplied with the signs of the activations.");
   m.def("pack_mask", &pack_mask<float>, "Weights as a bit each, and the nonzeros.");
   m.def("pack_mask", &pack_mask<std::int8_t>);
   m.def("pack_slots", &pack_slots<float>, "Weights of which few are not zero.");

@@ -77,6 +77,8 @@ struct Primitives {
   StoredPrimitives<Masked> masks;
   void (*slots_uint8)(const ByteProduct&, const Slots&);
   void (*slots_float32)(const FloatProduct&, const Slots&);
+  void (*signs_uint8)(const ByteProduct&, const Signs&);
+  void (*signs_float32)(const FloatProduct&, const Signs&);
 };
 
 // The best level that this processor has, or the one that the environment variable DOVETAIL_ISA names. Chosen once.

@@ -30,7 +30,7 @@ from dovetail.formats import (
 from dovetail.kernels.convolution import Convolution, Window, convolution
 from dovetail.kernels.epilogue import Epilogue
 from dovetail.kernels.product import Product, product
-from dovetail.kernels.stored import KERNELS, Stored, kernels, stored
+from dovetail.kernels.stored import KERNELS, Stored, kernels, signs, stored
 
 from .kernel_cases import INPUT, LEVELS, OUTPUT, agree, random, random_epilogue
 
@@ -168,6 +168,29 @@ def test_convolutions_of_any_shape(level: str, data: st.DataObject) -> None:
     expected = convolution(x, weights.values(), window, reference(weights, epilogue), codes)
     found = Convolution(x.shape, weights, window, epilogue, codes, level=level, threads=draw(1, 2))(x)
     assert agree(expected, found, exact=integers, columns=weights.values()[0].size)
+
+
+@each_level
+@pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
+def test_signs_by_signs(level: str, integers: bool) -> None:
+    rng = np.random.default_rng(7)
+
+    def check(shape: tuple[int, ...], image: tuple[int, int, int], border: int) -> None:
+        weights = signs(Binary.encode(rng.standard_normal(shape), axis=0), integers=integers, zero=INPUT.zero)
+        x = random(rng, (*image, shape[1]), integers)
+        plus = np.pad(
+            x >= INPUT.zero if integers else x >= 0, [(0, 0), *[(border, border)] * 2, (0, 0)], constant_values=1
+        )
+        ones = Epilogue(scale=np.ones(shape[0], np.float32), bias=np.zeros(shape[0], np.float32))
+        both = np.where(plus, 1, -1).astype(np.float32), weights.values().astype(np.float32)
+        expected = convolution(*both, Window(), reference(weights, ones))
+        codes, window = INPUT if integers else None, Window(padding=(border,) * 4)
+        assert np.array_equal(Convolution(x.shape, weights, window, ones, codes, level=level)(x), expected)
+
+    for length in range(1, 1024, 1 if level == "avx512" else 7):
+        check((3, length), (1, 1, 1), 0)
+    for inputs, outputs in [(5, 17), (32, 16), (70, 40)]:
+        check((outputs, inputs, 3, 2), (2, 5, 6), 1)
 
 
 @each_level

@@ -2,6 +2,7 @@
 #pragma once
 #include "finish.hpp"
 #include "product.hpp"
+#include "signs.hpp"
 #include "slots.hpp"
 #include "stored.hpp"
 
@@ -20,7 +21,9 @@ constexpr Primitives table(const char* name) {
           .codes = codes,
           .masks = masks,
           .slots_uint8 = slots_uint8,
-          .slots_float32 = slots_float32};
+          .slots_float32 = slots_float32,
+          .signs_uint8 = signs_product<ByteProduct>,
+          .signs_float32 = signs_product<FloatProduct>};
 }
 
 }  // namespace

@@ -73,6 +73,25 @@ def stored(format: Format, kernel: str, *, integers: bool, groups: int = 1) -> S
     return _packed(kernel, values, scale, (*shape, groups))
 
 
+def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
+    """Binary weights that are multiplied with the signs of the activations, which are + from 0 (or the code `zero`) on.
+
+    The padding of an image counts as +, as a sign of 0 does.
+    """
+    inner = _unwrapped(format)
+    if not isinstance(inner, Binary) or len(inner.shape) not in (2, 4):
+        raise DovetailError(f"signs are those of binary weights for a layer, got {format.describe()} of {format.shape}")
+    shape = (*inner.shape, 1, 1)[:4]
+    return Stored(
+        "signs",
+        (shape[0], shape[1], shape[2], shape[3]),
+        np.dtype(np.int8 if integers else np.float32),
+        np.broadcast_to(inner.scale, shape[:1]),
+        lambda: (2 * inner.codes.astype(np.int8) - 1).reshape(shape),
+        lambda: _native.pack_signs(inner.codes, integers, zero, (*shape, 1)),
+    )
+
+
 def kernels(format: Format, *, integers: bool, groups: int = 1) -> tuple[str, ...]:
     """The kernels that can hold the format's weights; none if they are not multiples of a step and must be."""
     found = []

@@ -1,0 +1,48 @@
+"""The choice of a kernel: a possible one, remembered, and made again where the memory is damaged."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dovetail.errors import DovetailError
+from dovetail.formats import Affine, Bitmap, Float
+from dovetail.kernels import choice
+from dovetail.kernels.choice import kernel_for
+from dovetail.kernels.convolution import Window
+from dovetail.kernels.stored import kernels
+
+RNG = np.random.default_rng(0)
+SPARSE = np.where(RNG.random((40, 70)) < 0.1, RNG.standard_normal((40, 70)), 0)
+FORMAT = Bitmap.encode(SPARSE, partial(Affine.encode, bits=8))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_chooses_what_can_hold_the_weights(integers: bool) -> None:
+    assert kernel_for(FORMAT, integers=integers) in kernels(FORMAT, integers=integers)
+    image = Affine.encode(RNG.standard_normal((16, 8, 3, 3)), bits=4)
+    chosen = kernel_for(image, 2, (6, 5), Window(padding=(1, 1, 1, 1)), integers=integers)
+    assert chosen in kernels(image, integers=integers)
+
+
+def test_remembers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel_for(FORMAT, integers=True)
+    (file,) = cache.rglob("*.json")
+    with monkeypatch.context() as context:
+        context.setattr(choice, "_fastest", lambda *_: pytest.fail("measured again"))
+        assert kernel_for(FORMAT, integers=True) == first
+    for damaged in ("", "[]", '{"kernel": "codes"}'):  # codes cannot hold a bitmap
+        file.write_text(damaged)
+        assert kernel_for(FORMAT, integers=True) in kernels(FORMAT, integers=True)
+
+
+def test_weights_without_a_step() -> None:
+    with pytest.raises(DovetailError, match="no kernel holds float32 for uint8 activations"):
+        kernel_for(Float.encode(RNG.standard_normal((3, 4))), integers=True)
