@@ -14,7 +14,7 @@ that ZigZag maps, its architecture becomes our `Chip` and its loop nest our `Map
     mapping    energy times delay of its mapping and of our best, both by our model, and both by its own; CPU seconds.
                By its model ours may lose: it prices a transfer narrower than a word as a word, and lets what a memory
                holds for the whole layer come and go while the array computes. Where its mapping does not fit our
-               memories (`its_fits`), it takes finished outputs at their own width, we at that of sums
+               memories (`its_fits`), its factors pad the layer to more than half of a double-buffered one
 
 Both count the nest with whole factors and a fetched padding. What ZigZag itself prices where it unrolls fractions and
 cuts the input is recorded too (`shipped`). Results go to results/zigzag.json.
