@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Weights:
     @property
     def bytes(self) -> int: ...
 
-type _Table = NDArray[np.float32] | NDArray[np.int8]
+_Table: TypeAlias = NDArray[np.float32] | NDArray[np.int8]
 
 def pack_codes(codes: NDArray[np.uint8], bits: int, table: _Table, sides: Sequence[int], /) -> Weights: ...
 def pack_signs(signs: NDArray[np.uint8], bytes: bool, zero: int, sides: Sequence[int], /) -> Weights: ...
@@ -81,9 +81,9 @@ class Epilogue:
         /,
     ) -> None: ...
 
-type _Place = tuple[int, int, int]
-type _Box = tuple[_Place, _Place, list[tuple[int, _Place, _Place]]]
-type _Between = tuple[int, int, float]
+_Place: TypeAlias = tuple[int, int, int]
+_Box: TypeAlias = tuple[_Place, _Place, list[tuple[int, _Place, _Place]]]
+_Between: TypeAlias = tuple[int, int, float]
 
 class Program:
     def __init__(self, threads: int) -> None: ...
