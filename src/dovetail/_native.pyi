@@ -17,9 +17,7 @@ def best_mapping(
     objective: int,
     seconds: float,
     budget: int,
-) -> tuple[
-    list[tuple[float, list[list[int]], list[tuple[int, int]], int, list[int]]], float, int, bool
-]: ...
+) -> tuple[list[tuple[float, list[list[int]], list[tuple[int, int]], int, list[int]]], float, int, bool]: ...
 
 class Trial:
     def set(self, tensor: int, values: NDArray[Any], /) -> None: ...
@@ -57,7 +55,6 @@ def pack_slots(places: NDArray[np.int64], values: _Table, sides: Sequence[int], 
 def pack_coded_slots(
     places: NDArray[np.int64], codes: NDArray[np.uint8], table: NDArray[np.float32], sides: Sequence[int], /
 ) -> Weights: ...
-
 @overload
 def pack(weights: NDArray[np.float32], groups: int, /) -> Weights: ...
 @overload
