@@ -36,9 +36,9 @@ def test_remembers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = kernel_for(FORMAT, integers=True)
     (file,) = cache.rglob("*.json")
     with monkeypatch.context() as context:
-        context.setattr(choice, "_fastest", lambda *_: pytest.fail("measured again"))
+        context.setattr(choice, "_measure", lambda *_: pytest.fail("measured again"))
         assert kernel_for(FORMAT, integers=True) == first
-    for damaged in ("", "[]", '{"kernel": "codes"}'):  # codes cannot hold a bitmap
+    for damaged in ("", "[]", '{"seconds": [1]}', '{"seconds": {"codes": 1}}'):  # codes cannot hold a bitmap
         file.write_text(damaged)
         assert kernel_for(FORMAT, integers=True) in kernels(FORMAT, integers=True)
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from dovetail.errors import DovetailError
 from dovetail.formats import Format
 from dovetail.kernels.convolution import Convolution, Window
 from dovetail.kernels.epilogue import Codes, Epilogue
-from dovetail.kernels.stored import kernels, stored
+from dovetail.kernels.stored import Stored, kernels, stored
 
 BURSTS, BURST = 5, 0.002  # seconds
+DENSE = 0.5
+"""Share of nonzeros above which kernels for zeros are not tried."""
 
 
 def kernel_for(
@@ -28,60 +32,80 @@ def kernel_for(
     integers: bool,
     threads: int = 1,
 ) -> str:
-    """The fastest of `kernels(format)` for layers of these weights on `batch` images, or vectors, of this size.
+    """The fastest of `candidates(format)` for layers of these weights on `batch` images, or vectors, of this size.
 
     Raises DovetailError where none can hold them, as weights that are not multiples of one step for activations of
     integers.
     """
+    times = times_of(format, batch, image, window, integers=integers, threads=threads)
+    return min(times, key=times.__getitem__)
+
+
+def times_of(
+    format: Format,
+    batch: int = 1,
+    image: tuple[int, int] = (1, 1),
+    window: Window | None = None,
+    *,
+    integers: bool,
+    threads: int = 1,
+    shape: tuple[int, ...] | None = None,
+) -> dict[str, float]:
+    """Seconds that each of the candidates takes, as measured when this was first asked on this machine."""
     window = window or Window()
-    able = kernels(format, integers=integers, groups=window.groups)
+    able = candidates(format, integers=integers, groups=window.groups, shape=shape)
     if not able:
         raise DovetailError(f"no kernel holds {format.describe()} for {'uint8' if integers else 'float32'} activations")
-    asked = (format.describe(), format.shape, f"{format.density:.2f}", batch, image, window, integers, threads, able)
+    sides, density = shape or format.shape, f"{format.density:.2f}"
+    asked = (format.describe(), sides, density, batch, image, window, integers, threads, able)
     file = _folder() / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:24]}.json"
-    chosen = _read(file)
-    if chosen in able:
-        return chosen
-    chosen = _fastest(format, able, batch, image, window, integers, threads)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps({"kernel": chosen, "of": repr(asked)}) + "\n")
-    part.replace(file)
-    return chosen
+    times = _read(file)
+    if times.keys() == set(able):
+        return times
+    packed = [stored(format, kernel, integers=integers, groups=window.groups, shape=shape) for kernel in able]
+    times = _measure(packed, batch, image, window, integers, threads)
+    with suppress(OSError):  # where nothing can be kept, it is measured again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps({"seconds": times, "of": repr(asked)}) + "\n")
+        part.replace(file)
+    return times
 
 
-def _fastest(
-    format: Format,
-    able: tuple[str, ...],
-    batch: int,
-    image: tuple[int, int],
-    window: Window,
-    integers: bool,
-    threads: int,
-) -> str:
-    runs, times = {}, dict.fromkeys(able, np.inf)
-    for kernel in able:
-        weights = stored(format, kernel, integers=integers, groups=window.groups)
+def candidates(
+    format: Format, *, integers: bool, groups: int = 1, shape: tuple[int, ...] | None = None
+) -> tuple[str, ...]:
+    """The kernels that can hold the weights, and may gain by it: those for zeros where half of them or more are."""
+    able = kernels(format, integers=integers, groups=groups, shape=shape)
+    return able if format.density <= DENSE else tuple(kernel for kernel in able if kernel not in ("mask", "slots"))
+
+
+def _measure(
+    able: list[Stored], batch: int, image: tuple[int, int], window: Window, integers: bool, threads: int
+) -> dict[str, float]:
+    runs = {}
+    for weights in able:
         shape = (batch, *image, weights.shape[1] * window.groups)
         ones = np.ones(weights.shape[0], np.float32)
         codes = Codes(1, 0) if integers else None
         layer = Convolution(shape, weights, window, Epilogue(scale=ones, bias=0 * ones), codes, threads=threads)
         layer(np.ones(shape, np.uint8 if integers else np.float32))
-        runs[kernel] = layer.run
+        runs[weights.kernel] = layer.run
+    times = dict.fromkeys(runs, math.inf)
     for _ in range(BURSTS):  # in turn, so that what disturbs one disturbs all; the least is the least disturbed
         for kernel, run in runs.items():
             end = time.perf_counter() + BURST
             while (start := time.perf_counter()) < end:
                 run()
                 times[kernel] = min(times[kernel], time.perf_counter() - start)
-    return min(able, key=times.__getitem__)
+    return times
 
 
-def _read(file: Path) -> str:
+def _read(file: Path) -> dict[str, float]:
     try:
-        return str(json.loads(file.read_text())["kernel"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return {str(kernel): float(seconds) for kernel, seconds in json.loads(file.read_text())["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _folder() -> Path:

@@ -10,6 +10,7 @@ Activations are float32 or, with `integers`, codes of 8 bits: then the weights a
 output, which goes into the epilogue's scale. Entropy coding is decoded first: its symbols have no fixed places.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,27 +51,32 @@ class _Table:
     bits: int
 
 
-def stored(format: Format, kernel: str, *, integers: bool, groups: int = 1) -> Stored:
+def stored(
+    format: Format, kernel: str, *, integers: bool, groups: int = 1, shape: tuple[int, ...] | None = None
+) -> Stored:
     """`format`'s weights (outputs, inputs / groups, and rows and columns of a convolution) for `kernel`.
 
+    `shape`: the layer's, if it reads them as another one, as a window over a picture that was to be flattened.
     Raises DovetailError where it cannot hold them: `kernels` says which can.
     """
     if kernel not in KERNELS:
         raise DovetailError(f"kernel is one of {', '.join(KERNELS)}, got {kernel!r}")
     inner = _unwrapped(format)
-    if len(inner.shape) not in (2, 4):
-        raise DovetailError(f"weights have two or four dimensions, got a shape of {inner.shape}")
-    outputs, inputs, *window = inner.shape
+    given = inner.shape if shape is None else shape
+    if len(given) not in (2, 4):
+        raise DovetailError(f"weights have two or four dimensions, got a shape of {given}")
+    if given[0] != inner.shape[0] or math.prod(given) != math.prod(inner.shape):
+        raise DovetailError(f"weights of {inner.shape} cannot be read as {given}")
+    outputs, inputs, *window = given
     shape = (outputs, inputs, *(window or (1, 1)))
     if groups > 1 and kernel != "dense" and groups == outputs and inputs == 1:
         raise DovetailError("depthwise weights are few: there is no kernel for them as stored")
     if kernel == "codes":
         return _codes(inner, (*shape, groups), integers)
-    decoded = inner.decode().reshape(-1)
-    table = _table(inner)
-    ones = np.ones(shape[0], np.float32)
-    values, scale = _whole(decoded, table, shape) if integers else (decoded, ones)
-    return _packed(kernel, values, scale, (*shape, groups))
+    if not integers:
+        return _packed(kernel, np.float32, inner.decode, np.ones(shape[0], np.float32), (*shape, groups))
+    values, scale = _whole(inner, shape)
+    return _packed(kernel, np.int8, lambda: values, scale, (*shape, groups))
 
 
 def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
@@ -92,25 +98,27 @@ def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
     )
 
 
-def kernels(format: Format, *, integers: bool, groups: int = 1) -> tuple[str, ...]:
+def kernels(
+    format: Format, *, integers: bool, groups: int = 1, shape: tuple[int, ...] | None = None
+) -> tuple[str, ...]:
     """The kernels that can hold the format's weights; none if they are not multiples of a step and must be."""
     found = []
     for kernel in KERNELS:
         try:
-            stored(format, kernel, integers=integers, groups=groups)
+            stored(format, kernel, integers=integers, groups=groups, shape=shape)
         except DovetailError:
             continue
         found.append(kernel)
     return tuple(found)
 
 
-def _packed(kernel: str, values: Array, scale: Floats, sides: tuple[int, ...]) -> Stored:
+def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats, sides: tuple[int, ...]) -> Stored:
     shape, groups = (sides[0], sides[1], sides[2], sides[3]), sides[4]
-    image = values.reshape(shape)
 
     def pack() -> _native.Weights:
+        values = decode().reshape(-1)
         if kernel == "dense":
-            return _native.pack(image, groups)
+            return _native.pack(values.reshape(shape), groups)
         places = np.flatnonzero(values)
         kept = values[places]
         if kernel == "mask":
@@ -121,7 +129,7 @@ def _packed(kernel: str, values: Array, scale: Floats, sides: tuple[int, ...]) -
         codes = (np.searchsorted(few, kept) + 1).astype(np.uint8)
         return _native.pack_coded_slots(places, codes, np.append(np.float32(0), few), sides)
 
-    return Stored(kernel, shape, values.dtype, scale, lambda: image, pack)
+    return Stored(kernel, shape, np.dtype(kind), scale, lambda: decode().reshape(shape), pack)
 
 
 def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
@@ -182,13 +190,14 @@ def _table(format: Format) -> _Table | None:
     return None
 
 
-def _whole(decoded: Floats, table: _Table | None, shape: tuple[int, ...]) -> tuple[Array, Floats]:
+def _whole(format: Format, shape: tuple[int, ...]) -> tuple[Array, Floats]:
     """The weights as whole multiples of a step, and the step of each output."""
+    table = _table(format)
     if table is not None:
         whole, step = _whole_multiples(table.table)
         values, scale = whole[table.codes].astype(np.int8), table.scale * step
     else:
-        distinct, codes = np.unique(decoded, return_inverse=True)
+        distinct, codes = np.unique(format.decode().reshape(-1), return_inverse=True)
         whole, step = _whole_multiples(distinct.astype(np.float64))
         values, scale = whole[codes].astype(np.int8), np.array([step])
     return values, np.broadcast_to(scale, shape[:1]).astype(np.float32)

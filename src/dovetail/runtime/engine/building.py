@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail import _native
-from dovetail.formats import Format
 from dovetail.runtime.engine.layers import (
     Box,
     Convolution,
@@ -30,7 +29,7 @@ from dovetail.runtime.engine.layers import (
 )
 from dovetail.runtime.engine.planner import Plan
 from dovetail.runtime.engine.stages import Stage
-from dovetail.runtime.engine.weights import pack
+from dovetail.runtime.engine.weights import Pack
 
 Float = NDArray[np.float32]
 
@@ -40,7 +39,7 @@ class Row:
     """What is known of one operation of a program."""
 
     layer: str
-    operator: str
+    why: str
     shape: tuple[int, ...]
     weight_bytes: int
 
@@ -48,13 +47,13 @@ class Row:
 class NativeStage:
     """A native program and what it is fed."""
 
-    def __init__(self, plan: Plan, stage: Stage, threads: int, stored: Mapping[str, Format]) -> None:
+    def __init__(self, plan: Plan, stage: Stage, threads: int, pack: Pack) -> None:
         """Raises ValueError where the engine refuses a layer."""
         self.inputs, self.outputs = stage.inputs, stage.outputs
         self.rows: list[Row] = []
         self._shapes = [plan.network.shapes[name] for name in stage.outputs]
         self.program = _native.Program(threads)
-        Builder(plan, self.program, stage, self.rows, stored).build()
+        Builder(plan, self.program, stage, self.rows, pack).build()
 
     def __call__(self, values: Mapping[str, NDArray[np.float32]]) -> list[Float]:
         """Raises ValueError on NaN where codes are wanted."""
@@ -67,10 +66,8 @@ class NativeStage:
 class Builder:
     """Tells a program what it consists of."""
 
-    def __init__(
-        self, plan: Plan, program: _native.Program, stage: Stage, rows: list[Row], stored: Mapping[str, Format]
-    ) -> None:
-        self.plan, self.program, self.stage, self.rows, self.stored = plan, program, stage, rows, stored
+    def __init__(self, plan: Plan, program: _native.Program, stage: Stage, rows: list[Row], pack: Pack) -> None:
+        self.plan, self.program, self.stage, self.rows, self.pack = plan, program, stage, rows, pack
         self.ids: dict[tuple[str, Layout, bool], int] = {}
         self.external: dict[str, int] = {}
         self.borders: dict[str, int] = {}
@@ -101,10 +98,12 @@ class Builder:
         reads = [self.tensor(name, layer.reading_layout, codes) for name in layer.inputs]
         if layer.epilogue.residual is not None:
             reads.append(self.tensor(layer.epilogue.residual, layer.layout))
-        write, epilogue = self.make(layer.output, layer.layout), layer.epilogue.native()
+        write = self.make(layer.output, layer.layout)
+        if isinstance(layer, Convolution):
+            self.convolve(layer, reads, write)
+            return
+        epilogue = layer.epilogue.native()
         match layer:
-            case Convolution():
-                self.program.convolution(reads, write, list(layer.window), self.weights(layer), epilogue)
             case Elementwise():
                 self.program.elementwise(reads, write, layer.arithmetic, epilogue)
             case Pool():
@@ -118,10 +117,15 @@ class Builder:
                 self.program.resize(reads[0], write, layer.rows, layer.columns, epilogue)
             case _:
                 raise AssertionError(layer)
-        self.rows.append(Row(layer.name, layer.operator, layer.shape, layer.weight_bytes))
+        self.rows.append(Row(layer.name, layer.operator, layer.shape, 0))
 
-    def weights(self, layer: Convolution) -> _native.Weights:
-        return pack(layer, self.stored.get(layer.weight))
+    def convolve(self, layer: Convolution, reads: list[int], write: int) -> None:
+        rows, columns, _ = sides(self.plan.shape(layer.inputs[0]), layer.reading_layout)
+        packed = self.pack(layer, (rows, columns))
+        why = f"{layer.operator}: {packed.why}" if packed.why else layer.operator
+        self.rows.append(Row(layer.name, why, layer.shape, packed.weights.bytes))  # the program takes the weights over
+        epilogue = layer.epilogue.native(packed.scale)
+        self.program.convolution(reads, write, list(layer.window), packed.weights, epilogue)
 
     def make(self, value: str, layout: Layout, codes: bool = True) -> int:
         """A new tensor for a value."""

@@ -92,9 +92,11 @@ class Epilogue:
         lowest, highest = ((code - self.grid.zero) * self.grid.scale for code in (self.grid.lowest, self.grid.highest))
         return max(self.low, lowest), min(self.high, highest)
 
-    def native(self) -> _native.Epilogue:
+    def native(self, factor: Array | None = None) -> _native.Epilogue:
+        """`factor`: of each output, before all else."""
         residual = self.residual is not None
-        scale, bias = (np.ascontiguousarray(numbers, np.float32) for numbers in (self.scale, self.bias))
+        scale = self.scale if factor is None else self.scale * factor
+        scale, bias = (np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias))
         return _native.Epilogue(scale, bias, residual, self.activation, *self.limits())
 
 
@@ -113,10 +115,6 @@ class Layer:
     @property
     def reads(self) -> list[str]:
         return self.inputs if self.epilogue.residual is None else [*self.inputs, self.epilogue.residual]
-
-    @property
-    def weight_bytes(self) -> int:
-        return 0
 
     @property
     def reading_layout(self) -> Layout:
@@ -158,8 +156,9 @@ class Convolution(Layer):
     flattened: bool = False
 
     @property
-    def weight_bytes(self) -> int:
-        return self.weights.nbytes
+    def places(self) -> tuple[int, int]:
+        """Rows and columns of its output."""
+        return sides(self.shape, self.layout)[:2]
 
     @property
     def reading_layout(self) -> Layout:

@@ -94,14 +94,17 @@ def multiply_values(plan: Plan, node: Node) -> None:
 
 
 def _flattened(plan: Plan, value: str) -> tuple[str, tuple[int, int, int]]:
-    """What a vector was flattened from, if that was all; and its shape as a picture."""
+    """What a vector was flattened from, if that was all; and its shape as a picture.
+
+    What the caller gives is laid out anew in any case: better as a vector than with its few channels padded.
+    """
     (inputs,) = plan.shape(value)[-1:]
     maker = plan.makers.get(value)
     if maker is not None and maker.operator in ("Flatten", "Reshape") and maker.epilogue.grid is None:
         (source,) = maker.inputs
         shape = plan.shape(source)
         picture = len(shape) == 3 and math.prod(shape) == inputs and plan.layout(source) is Layout.FIRST
-        if picture and maker.shape == (inputs,):
+        if picture and maker.shape == (inputs,) and plan.root(source) in plan.makers:
             return source, (shape[0], shape[1], shape[2])
     return value, (inputs, 1, 1)
 

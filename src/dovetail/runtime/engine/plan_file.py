@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,7 @@ from dovetail.runtime.engine.layers import Convolution, Place, Product
 from dovetail.runtime.engine.planner import Foreign
 from dovetail.runtime.engine.session import EngineSession
 from dovetail.runtime.engine.stages import cut_stages
+from dovetail.runtime.engine.weights import Packed
 from dovetail.runtime.files import write_atomically
 
 MAGIC, VERSION = b"DVTPLAN\0", 1
@@ -39,7 +41,7 @@ def export_plan(artefact: Artefact, path: str | Path) -> None:
 
     Raises ArtefactError if the engine lacks an operator of it, as nothing else runs a plan.
     """
-    write_atomically(Path(path), plan_bytes(EngineSession(artefact, threads=1)))
+    write_atomically(Path(path), plan_bytes(EngineSession(artefact, threads=1, choose="dense")))
 
 
 def plan_bytes(session: EngineSession) -> bytes:
@@ -56,17 +58,21 @@ def plan_bytes(session: EngineSession) -> bytes:
     recorder = Recorder()
     for name in (*stage.inputs, *stage.outputs):
         recorder.numbers(session.plan.network.shapes[name], "<i4")
-    _Recording(session.plan, cast(_native.Program, recorder), stage, [], {}).build()
+    Builder(session.plan, cast(_native.Program, recorder), stage, [], _as_they_are).build()
     body = b"".join(recorder.parts)
     return MAGIC + struct.pack("<IIQ", VERSION, zlib.crc32(body), len(body)) + body
 
 
-class _Recording(Builder):
-    """Builds nothing, and says what would be built."""
+@dataclass(frozen=True)
+class Unpacked:
+    """Takes packed weights' place."""
 
-    def weights(self, layer: Convolution) -> _native.Weights:
-        """As they are, for the recorder to write."""
-        return cast(_native.Weights, layer)
+    layer: Convolution
+    bytes: int = 0
+
+
+def _as_they_are(layer: Convolution, _: tuple[int, int]) -> Packed:
+    return Packed(cast(_native.Weights, Unpacked(layer)), np.ones(1, np.float32))
 
 
 class Recorder:
@@ -132,9 +138,9 @@ class Recorder:
         self.floats(low, high)
 
     def convolution(
-        self, reads: list[int], write: int, window: list[int], layer: Convolution, epilogue: _native.Epilogue
+        self, reads: list[int], write: int, window: list[int], unpacked: Unpacked, epilogue: _native.Epilogue
     ) -> None:
-        weights = layer.weights
+        layer, weights = unpacked.layer, unpacked.layer.weights
         bytewise = weights.dtype == np.int8
         self.begin(Record.CONVOLUTION)
         self.integers(reads[0], write, *window, bytewise, len(weights), weights.shape[1] * layer.groups, layer.groups)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from dovetail.errors import ArtefactError, DovetailError
-from dovetail.formats import Format
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.engine.building import NativeStage
 from dovetail.runtime.engine.moving import MOVING
@@ -24,6 +23,7 @@ from dovetail.runtime.engine.network import Network, read
 from dovetail.runtime.engine.operators import COMPUTING
 from dovetail.runtime.engine.planner import Foreign, Plan, plan
 from dovetail.runtime.engine.stages import Stage, cut_stages
+from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.qdq import to_qdq
 from dovetail.runtime.session import INPUT_TYPES, REFUSALS, assemble, check_input, first_line
 
@@ -98,27 +98,31 @@ def _onnxruntime_session(model: ModelProto, threads: int) -> onnxruntime.Inferen
 class EngineSession:
     """Runs a network on the CPU. One session may be used by many threads at a time; they take turns."""
 
-    def __init__(self, artefact: Artefact, threads: int | None = None) -> None:
+    def __init__(self, artefact: Artefact, threads: int | None = None, choose: str = "measured") -> None:
         """Plan the artefact's network for `threads` threads (None: one per core).
+
+        `choose`: how it is decided which kernel multiplies weights that are stored as codes or without their zeros.
+        "measured": by trying, some 40 ms for each such layer, and this machine remembers; "dense": decoded all;
+        "stored": slots where nonzeros are few, else what reads the fewest bytes, with nothing measured.
 
         Raises ArtefactError if the graph and the tensors do not fit together.
         """
         threads = checked_threads(threads)
         model = to_qdq(artefact)[0] if artefact.activations else assemble(artefact)
-        self._prepare(model, threads, artefact.tensors)
+        self._prepare(model, threads, Packing(artefact.tensors, choose, threads))
         self.artefact: Artefact | None = artefact
 
     @classmethod
-    def from_onnx(cls, model: str | Path | ModelProto, threads: int | None = None) -> Self:
+    def from_onnx(cls, model: str | Path | ModelProto, threads: int | None = None, choose: str = "measured") -> Self:
         """The same for any ONNX file, or model, from one batch to another."""
         session = cls.__new__(cls)
-        session._prepare(
-            model if isinstance(model, ModelProto) else read_onnx(Path(model)), checked_threads(threads), {}
-        )
+        threads = checked_threads(threads)
+        proto = model if isinstance(model, ModelProto) else read_onnx(Path(model))
+        session._prepare(proto, threads, Packing({}, choose, threads))
         session.artefact = None
         return session
 
-    def _prepare(self, model: ModelProto, threads: int, stored: Mapping[str, Format]) -> None:
+    def _prepare(self, model: ModelProto, threads: int, pack: Packing) -> None:
         network = read(model)
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             found = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
@@ -135,10 +139,10 @@ class EngineSession:
         self._input, self._output, self._batch = entry.name, network.outputs[0].name, sides[0]
         self.plan: Plan = plan(network, OPERATORS)
         try:
-            self.stages = _build(self.plan, threads, stored)
+            self.stages = _build(self.plan, threads, pack)
         except ValueError as error:
             self.plan = plan(network, {}, f"the engine refuses the network: {error}")
-            self.stages = _build(self.plan, threads, stored)
+            self.stages = _build(self.plan, threads, pack)
         self.integers = any(grid is not None for grid in self.plan.grids.values())
         """Whether any of it is computed in integers."""
         self._refuses_nan = self.integers and self.input_type == np.float32
@@ -175,7 +179,7 @@ class EngineSession:
                 ]
                 continue
             for row, kernel in zip(stage.rows, stage.program.kernels(), strict=True):
-                rows.append(Operation(row.layer, kernel, row.operator, row.shape, row.weight_bytes))
+                rows.append(Operation(row.layer, kernel, row.why, row.shape, row.weight_bytes))
         return rows
 
     def memory(self, batch: int = 1) -> Memory:
@@ -193,9 +197,9 @@ def checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _build(plan: Plan, threads: int, stored: Mapping[str, Format]) -> list[NativeStage | ForeignStage]:
+def _build(plan: Plan, threads: int, pack: Packing) -> list[NativeStage | ForeignStage]:
     return [
-        NativeStage(plan, stage, threads, stored) if stage.native else ForeignStage(plan.network, stage, threads)
+        NativeStage(plan, stage, threads, pack) if stage.native else ForeignStage(plan.network, stage, threads)
         for stage in cut_stages(plan)
     ]
 
