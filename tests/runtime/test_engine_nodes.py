@@ -19,6 +19,12 @@ ALSO = {"Constant"}
 WITHOUT_A_BATCH = {"Concat", "LayerNormalization", "Pad", "ReduceMean", "Reshape"}
 """Their node tests go over the first axis or have constants first; see test_engine_operators.py."""
 
+RUN_OTHERWISE = {
+    "test_averagepool_2d_ceil_last_window_starts_on_pad",
+    "test_resize_downsample_scales_cubic_align_corners",
+}
+"""Of these ONNX Runtime, to which they are left, computes something else than ONNX says: by 6e-5, and by 1.05 in 10."""
+
 
 @cache
 def cases() -> dict[str, TestCase]:
@@ -54,13 +60,15 @@ def test_a_node_computes_what_onnx_says(name: str) -> None:
     model, x, expected = load(cases()[name])
     try:
         session = EngineSession.from_onnx(model, threads=1)
-    except DovetailError as error:
-        pytest.skip(str(error))
-    if "ONNX Runtime" in {operation.kernel for operation in session.describe()}:
-        pytest.skip("not the engine's")
+    except DovetailError as error:  # which of them are not refused: see the test below
+        assert str(error).strip()
+        return
     if not x.size:
         with pytest.raises(DovetailError):
             session(x)
+        return
+    if name in RUN_OTHERWISE:
+        assert {operation.kernel for operation in session.describe()} == {"ONNX Runtime"}
         return
     np.testing.assert_allclose(session(x), expected, rtol=1e-4, atol=1e-5)
 
