@@ -63,7 +63,7 @@ class TestSimulate:
         out = tmp_path / "out"
         assert run("simulate", network, "--on", chip, "--input-shape", "3x8x8", "--bits", 8, "--batch", 4,
                    "--objective", "latency", "--report", out) == 0  # fmt: skip
-        shown = capsys.readouterr().out
+        shown = " ".join(capsys.readouterr().out.split())
         assert "batch 4, mapped for the least latency" in shown and "arithmetic in one's head" in shown
         assert "Accesses" in shown and "dram W" in shown and "Energy" in shown and "1 activation" in shown
         record = ChipRecord.from_json((out / "record.json").read_text())

@@ -50,7 +50,7 @@ def simulate(
             progress=lambda done, of: status.update(f"mapping layer {done + 1} of {of}"),
         )
     record = dovetail.ChipRecord(
-        network=Path(model).stem if model.endswith(".dvt") else model,
+        network=Path(model).stem if model.endswith(".dvt") else Path(model).name,
         cost=cost,
         objective=objective,
         densities=densities,
