@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from .tiny_chip import tiny, tiny_text
 
 __all__ = ["tiny", "tiny_text"]
+
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 def data_folder(part: str) -> str:
