@@ -3,6 +3,7 @@
 #include "pixels.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <type_traits>
@@ -203,12 +204,21 @@ void check_window(const Window& window, const Tensor& input, const Tensor& outpu
   }
 }
 
+// Offsets within a chunk are of 32 bits: the images that it spans must not be too large.
+void check_offsets(const Tensor& tensor, const Tensor& output) {
+  const std::int64_t images = chunk_pixels / (std::int64_t(output.rows) * output.columns) + 2;
+  check(images * tensor.image_elements() <= std::numeric_limits<std::int32_t>::max(),
+        "images of " + std::to_string(tensor.image_elements()) + " elements are too large for so few outputs");
+}
+
 }  // namespace
 
 Convolution::Convolution(const Tensor& input, const Tensor& output, Window window, std::unique_ptr<Weights> weights,
                          Epilogue epilogue)
     : window_(window), weights_(std::move(weights)), epilogue_(std::move(epilogue)) {
   check_window(window_, input, output);
+  check_offsets(input, output);
+  check_offsets(output, output);
   check(!output.external, "the output must have padded channels");
   check(weights_->type == input.type, "weights and activations are of different types");
   check(weights_->taps == window_.size[0] * window_.size[1], "weights and window have different sizes");

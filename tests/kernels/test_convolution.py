@@ -142,6 +142,12 @@ def test_sums_that_need_more_than_32_bits() -> None:
         Convolution((1, 1, 1, 70000), np.ones((1, 70000, 1, 1), np.int8), Window(), epilogue, INPUT)
 
 
+def test_images_too_large_for_offsets_of_32_bits() -> None:
+    epilogue = Epilogue(scale=np.ones(1, np.float32), bias=np.ones(1, np.float32))
+    with pytest.raises(DovetailError, match="too large for so few outputs"):
+        Convolution((1, 1000, 700, 1), np.ones((1, 1, 1, 1), np.float32), Window(stride=(1000, 700)), epilogue)
+
+
 def test_another_input_than_it_was_made_for() -> None:
     epilogue = Epilogue(scale=np.ones(1, np.float32), bias=np.ones(1, np.float32))
     layer = Convolution((1, 2, 2, 1), np.ones((1, 1, 1, 1), np.float32), Window(), epilogue)
