@@ -44,10 +44,10 @@ from dovetail.hardware.counts import count, part_done
 from dovetail.hardware.layer import LOOPS, OPERANDS, REDUCTION, Layer, Operand
 from dovetail.hardware.mapping import Mapping, bits_in, held_bits, room
 
-VERSION = 2
+VERSION = 3
 """Of the search: what was found by another may differ."""
 
-EFFORT = 150_000
+EFFORT = 100_000
 """Tilings that are looked at where no time is given: the same on every machine."""
 
 MOST_MEMORIES = 8
