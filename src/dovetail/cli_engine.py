@@ -1,5 +1,6 @@
 """The commands that run networks in the native engine: on inputs of yours, and beside other runtimes."""
 
+import io
 import resource
 import time
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from dovetail.errors import DataError, DovetailError
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
-    from dovetail.runtime import EngineSession
+    from dovetail.runtime import EngineSession, files
     from dovetail.targets import peers, target, timing
 else:
+    files = lazy("dovetail.runtime.files")
     peers, target, timing = (lazy(f"dovetail.targets.{file}") for file in ("peers", "target", "timing"))
 
 Runnable = Annotated[Path, typer.Argument(metavar="MODEL", help="A .dvt file, or an .onnx file.")]
@@ -66,7 +68,9 @@ def run(
     for what, found in facts.items():
         console.print(f"{what:8} {found}", highlight=False)
     if out is not None:
-        np.save(out, result, allow_pickle=False)
+        content = io.BytesIO()
+        np.save(content, result, allow_pickle=False)
+        files.write_atomically(out, content.getvalue())
         print(out)
 
 
