@@ -1,16 +1,18 @@
 """SCALE-Sim 3 side by side: its compute cycles and ours, on layers of its own topologies, three dataflows, five arrays.
 
-    python benchmarks/scalesim_peer.py PYTHON
+    python benchmarks/scalesim_peer.py PYTHON [--network resnet50]
 
 PYTHON is the interpreter of an environment that has scalesim 3.0.0 (see scalesim_run.py). Layers are rows of its
 repository's topologies (scale-sim-v2@1179bd5 alexnet.csv, SCALE-Sim Resnet18.csv and MLperf_tiny/vww.csv), small enough
-for two minutes in all: it needs 706 CPU seconds for ResNet-50. Recorded in results/scalesim.json:
+for two minutes in all. With --network every layer of one of our networks instead, their inputs padded beforehand, on 32
+x 32 elements, output-stationary: for ResNet-50 it takes a quarter of an hour and 11 GB. In results/scalesim.json:
 
     cycles      its own; `ours` is our computing + filling - 1, which must equal them: it reports the number of the last
                 cycle as their count
     drained     our count until the last output has left, "os" included, where it takes sums out before they are
                 finished; and `stepped`, that of the array run cycle by cycle, where it is small enough
     seconds     CPU time of its run, and of our `layer_costs` (every way to run the layer tried and priced)
+    gigabytes   the most memory that its process took, for a network
 
 Beyond that they differ in what a layer is. It rounds the size of outputs up (224 pixels, kernel 11, stride 4: 55, not
 54, the last window being beyond the edge), has no padding, and takes a depthwise convolution whose name does not begin
@@ -23,6 +25,7 @@ import argparse
 import datetime
 import json
 import math
+import resource
 import subprocess
 import time
 from dataclasses import replace
@@ -30,16 +33,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from records import Rows, record
 from rich.console import Console
 from rich.table import Table
 
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.layer import OPERANDS, Layer
+from dovetail.hardware.layer import OPERANDS, Layer, layers
 from dovetail.hardware.systolic import layer_costs
 from dovetail.hardware.systolic_array import SPREAD, Array, Dataflow, lowered
 from dovetail.hardware.systolic_steps import run
+from dovetail.networks import NETWORKS
 from dovetail.targets.timing import processor
+from dovetail.workload import trace
 
 RESULTS = Path(__file__).parent / "results" / "scalesim.json"
 DATAFLOWS: tuple[Dataflow, ...] = ("ws", "os", "is")
@@ -63,16 +69,31 @@ SMALL = tuple(name for name in LAYERS if name not in ("issue 125", "alexnet Conv
 ARRAYS = {(4, 4): ("issue 125",), (16, 32): SMALL, (32, 32): SMALL, (64, 16): SMALL, (128, 128): ("alexnet Conv5",)}
 
 
-def layer_of(name: str) -> Layer:
+Row = tuple[int, ...]
+
+
+def layer_of(name: str, row: Row) -> Layer:
     """With SCALE-Sim's size of the output."""
-    height, width, kernel_height, kernel_width, channels, filters, stride = LAYERS[name]
+    height, width, kernel_height, kernel_width, channels, filters, stride = row
     rows, columns = math.ceil((height - kernel_height) / stride) + 1, math.ceil((width - kernel_width) / stride) + 1
     extents = {"K": filters, "C": channels, "P": rows, "Q": columns, "R": kernel_height, "S": kernel_width}
     return Layer(name, extents, (stride, stride), bits=dict.fromkeys(OPERANDS, 8))  # type: ignore[arg-type]
 
 
-def ours(name: str, dataflow: Dataflow, rows: int, columns: int) -> dict[str, Any]:
-    layer, array = layer_of(name), Array(rows, columns, dataflow, overlap=False)
+def rows_of(network: str) -> dict[str, Row]:
+    """The layers of one of our networks as SCALE-Sim takes them."""
+    built = NETWORKS[network]
+    with torch.device("meta"):
+        found = layers(trace(built.build().eval(), torch.empty(1, *built.input_shape)), bits=8)
+    taps = [(layer, layer.extents["R"], layer.extents["S"]) for layer in found]
+    return {
+        layer.name: (*layer.input_size, rows, columns, layer.extents["C"], layer.extents["K"], layer.stride[0])
+        for layer, rows, columns in taps
+    }
+
+
+def cycles_of(layer: Layer, dataflow: Dataflow, rows: int, columns: int) -> dict[str, Any]:
+    array = Array(rows, columns, dataflow, overlap=False)
     extents = lowered(layer).extents
     across, along, stream = SPREAD[dataflow]
     cycles = array.cycles(math.ceil(extents[across] / rows) * math.ceil(extents[along] / columns), extents[stream])
@@ -84,32 +105,66 @@ def ours(name: str, dataflow: Dataflow, rows: int, columns: int) -> dict[str, An
         happened = run(inputs, weights, rows, columns, dataflow, overlap=False)
         assert (happened.output == inputs @ weights).all()
         found["stepped"] = happened.cycles
+    return found
+
+
+def seconds_for(found: list[Layer], dataflow: Dataflow, rows: int, columns: int) -> float:
+    """CPU time of ours."""
     chip = Chip.load(f"systolic_{dataflow}")
     sizes = {"rows": rows, "columns": columns}
     chip = replace(chip, dimension=tuple(replace(d, size=sizes[d.name]) for d in chip.dimension))
     start = time.process_time()
-    layer_costs(chip, [layer], "latency")
-    return found | {"our_seconds": time.process_time() - start}
+    layer_costs(chip, found, "latency")
+    return time.process_time() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("python", help="an interpreter that has scalesim 3.0.0")
+def ask(python: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What scalesim_run.py answers."""
+    command = [python, str(Path(__file__).with_name("scalesim_run.py"))]
+    answer = subprocess.run(command, input=json.dumps(cases), stdout=subprocess.PIPE, text=True, check=True)
+    return list(json.loads(answer.stdout))
+
+
+def small_layers(python: str) -> Rows:
     cases: list[dict[str, Any]] = [
         {"rows": rows, "columns": columns, "dataflow": dataflow, "layer": LAYERS[name], "name": name}
         for (rows, columns), names in ARRAYS.items()
         for name in names
         for dataflow in DATAFLOWS
     ]
-    command = [parser.parse_args().python, str(Path(__file__).with_name("scalesim_run.py"))]
-    answer = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True)
-    machine = {"machine": processor(), "date": datetime.date.today().isoformat(), "peer": "scalesim 3.0.0"}
     rows: Rows = {}
-    for case, theirs in zip(cases, json.loads(answer.stdout), strict=True):
-        key = f"{case['name']}/{case['dataflow']}/{case['rows']}x{case['columns']}"
-        rows[key] = theirs | ours(case["name"], case["dataflow"], case["rows"], case["columns"]) | machine
-    record(RESULTS, rows)
-    show(rows)
+    for case, theirs in zip(cases, ask(python, cases), strict=True):
+        layer, array = layer_of(case["name"], case["layer"]), (case["dataflow"], case["rows"], case["columns"])
+        ours = cycles_of(layer, *array) | {"our_seconds": seconds_for([layer], *array)}
+        rows[f"{case['name']}/{case['dataflow']}/{case['rows']}x{case['columns']}"] = theirs | ours
+    return rows
+
+
+def whole(python: str, network: str) -> Rows:
+    """One row for all layers of a network, and whether each is equal."""
+    array: dict[str, Any] = {"dataflow": "os", "rows": 32, "columns": 32}
+    found = rows_of(network)
+    theirs = ask(python, [array | {"layer": row} for row in found.values()])
+    ours = [cycles_of(layer_of(name, row), **array) for name, row in found.items()]
+    row = {key: sum(each[key] for each in theirs) for key in ("cycles", "stalls", "seconds")}
+    row |= {key: sum(each[key] for each in ours) for key in ("ours", "drained")}
+    row |= {
+        "layers": len(found),
+        "equal_layers": sum(its["cycles"] == our["ours"] for its, our in zip(theirs, ours, strict=True)),
+        "our_seconds": seconds_for([layer_of(name, row) for name, row in found.items()], **array),
+        "gigabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
+    }
+    return {f"{network}/os/32x32": row}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("python", help="an interpreter that has scalesim 3.0.0")
+    parser.add_argument("--network", choices=NETWORKS, help="every layer of this one")
+    arguments = parser.parse_args()
+    rows = whole(arguments.python, arguments.network) if arguments.network else small_layers(arguments.python)
+    machine = {"machine": processor(), "date": datetime.date.today().isoformat(), "peer": "scalesim 3.0.0"}
+    show(record(RESULTS, {name: row | machine for name, row in rows.items()}))
 
 
 def show(rows: Rows) -> None:
