@@ -13,19 +13,32 @@ bool same_shape(const Tensor& a, const Tensor& b) {
   return a.rows == b.rows && a.columns == b.columns && a.channels == b.channels;
 }
 
-// Values a and b, of which only the first `channels` of each pixel count: the others may not become NaN.
+// Calls function(a, b) for the first `channels` values of each pixel; the others become zero, which is never NaN.
+template <class Function>
+void each_value(const float* a, const float* b, int pixels, int channels, int padded, float* result,
+                const Function& function) {
+  for (int p = 0; p < pixels; ++p, a += padded, b += padded, result += padded) {
+    for (int c = 0; c < channels; ++c) result[c] = function(a[c], b[c]);
+    std::fill(result + channels, result + padded, 0.0f);
+  }
+}
+
+// What is not a number stays so.
 void calculate(Arithmetic arithmetic, const float* a, float unit_a, const float* b, float unit_b, int pixels,
                int channels, int padded, float* result) {
-  for (int p = 0; p < pixels; ++p, a += padded, b += padded, result += padded) {
-    if (arithmetic == Arithmetic::subtract)
-      for (int c = 0; c < padded; ++c) result[c] = a[c] * unit_a - b[c] * unit_b;
-    else if (arithmetic == Arithmetic::multiply)
-      for (int c = 0; c < padded; ++c) result[c] = a[c] * unit_a * (b[c] * unit_b);
-    else {
-      for (int c = 0; c < channels; ++c) result[c] = a[c] * unit_a / (b[c] * unit_b);
-      std::fill(result + channels, result + padded, 0.0f);
-    }
+  const auto each = [&](const auto& function) { each_value(a, b, pixels, channels, padded, result, function); };
+  switch (arithmetic) {
+    case Arithmetic::subtract: return each([=](float x, float y) { return x * unit_a - y * unit_b; });
+    case Arithmetic::multiply: return each([=](float x, float y) { return x * unit_a * (y * unit_b); });
+    case Arithmetic::divide: return each([=](float x, float y) { return x * unit_a / (y * unit_b); });
+    case Arithmetic::reciprocal: return each([=](float x, float) { return 1.0f / (x * unit_a); });
+    default: break;
   }
+  const bool larger = arithmetic == Arithmetic::maximum;
+  each([=](float x, float y) {
+    x *= unit_a, y *= unit_b;
+    return x != x || (larger ? x > y : x < y) ? x : y;
+  });
 }
 
 }  // namespace
@@ -38,11 +51,12 @@ Elementwise::Elementwise(const Tensor& a, const Tensor* b, const Tensor& output,
       pixels_(pixels_at_once(output)),
       channels_(output.channels),
       padded_(output.padded_channels()) {
-  const bool fits = same_shape(a, output) && bool(b) == (arithmetic != Arithmetic::none) &&
-                    (!vector_ || (b->rows == 1 && b->columns == 1 && b->channels == a.channels));
+  const bool fits = same_shape(a, output) && bool(b) == takes_two(arithmetic) &&
+                    (!vector_ || (b->rows == 1 && b->columns == 1 && b->channels == a.channels &&
+                                  arithmetic <= Arithmetic::divide));
   if (!fits) throw std::invalid_argument("element-wise operation: shapes differ");
   // A code counts units, which are then part of the scale; where two are combined, values are what they stand for.
-  if (!b || vector_ || arithmetic == Arithmetic::add)
+  if (arithmetic == Arithmetic::none || vector_ || arithmetic == Arithmetic::add)
     for (float& scale : epilogue_.scale) scale *= unit(a);
 }
 
@@ -91,7 +105,7 @@ void Elementwise::combine(const Run& run, float* all_room) const {
       const std::ptrdiff_t size = std::ptrdiff_t(count) * padded_;
       const float* values = values_at(a, a.tensor->at(image, row, first), size, room);
       if (calculates) {
-        const Place& b = run.reads[1];
+        const Place& b = run.reads.back();
         const float* others = values_at(b, b.tensor->at(image, row, first), size, room + pixels_ * padded_);
         calculate(arithmetic_, values, unit(*a.tensor), others, unit(*b.tensor), count, channels_, padded_, room);
         values = room;
@@ -103,7 +117,7 @@ void Elementwise::combine(const Run& run, float* all_room) const {
 }
 
 std::string Elementwise::kernel() const {
-  constexpr const char* names[] = {"", "add", "subtract", "multiply", "divide"};
+  constexpr const char* names[] = {"", "add", "subtract", "multiply", "divide", "maximum", "minimum", "reciprocal"};
   return std::string("element-wise") + (arithmetic_ == Arithmetic::none ? "" : " ") + names[int(arithmetic_)];
 }
 

@@ -4,9 +4,14 @@
 
 namespace dovetail::engine {
 
-enum class Arithmetic : std::uint8_t { none, add, subtract, multiply, divide };
+enum class Arithmetic : std::uint8_t { none, add, subtract, multiply, divide, maximum, minimum, reciprocal };
 
-// reads = {a} or {a, b}; writes = {output}: the epilogue of `a (arithmetic) b`.
+constexpr bool takes_two(Arithmetic arithmetic) {
+  return arithmetic != Arithmetic::none && arithmetic != Arithmetic::reciprocal;
+}
+
+// reads = {a} or {a, b}; writes = {output}: the epilogue of `a (arithmetic) b`, or of 1 / a. Maxima and minima are of
+// two tensors of the same shape.
 class Elementwise : public Operation {
  public:
   Elementwise(const Tensor& a, const Tensor* b, const Tensor& output, Arithmetic arithmetic, Epilogue epilogue);

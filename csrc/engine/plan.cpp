@@ -143,9 +143,9 @@ class Builder {
 
   void elementwise() {
     const Id a = id(), output = id();
-    const auto arithmetic = Arithmetic(reader_.integer(0, int(Arithmetic::divide), "an arithmetic"));
+    const auto arithmetic = Arithmetic(reader_.integer(0, int(Arithmetic::reciprocal), "an arithmetic"));
     std::vector<Id> reads{a};
-    if (arithmetic != Arithmetic::none) reads.push_back(id());
+    if (takes_two(arithmetic)) reads.push_back(id());
     const Tensor* b = reads.size() > 1 ? &tensors_[reads[1]] : nullptr;
     Epilogue epilogue = this->epilogue(output);
     check(!epilogue.residual, "a residual where none is taken");
@@ -242,7 +242,7 @@ class Builder {
     for (const auto* values : {&epilogue.scale, &epilogue.bias})
       check(values->empty() || values->size() == channels, "a scale or bias for other channels");
     epilogue.residual = reader_.integer(0, 1, "a flag") == 1;
-    epilogue.activation = Activation(reader_.integer(0, int(Activation::gelu), "an activation"));
+    epilogue.activation = Activation(reader_.integer(0, int(Activation::elu), "an activation"));
     epilogue.low = reader_.number<float>();
     epilogue.high = reader_.number<float>();
     check(epilogue.low <= epilogue.high, "limits that cross");

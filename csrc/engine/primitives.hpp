@@ -43,7 +43,9 @@ struct StoredPrimitives {
   void (*product_float32)(const FloatProduct&, const Stored&);
 };
 
-enum class Activation : std::uint8_t { none, relu, hard_swish, sigmoid, silu, tanh, gelu };
+enum class Activation : std::uint8_t {
+  none, relu, hard_swish, sigmoid, silu, tanh, gelu, erf, exponential, square_root, absolute, elu
+};
 
 // Sums of some pixels become outputs (operation.hpp says how); the same float32 operations in the same order at every
 // level, so that all levels give the same codes.

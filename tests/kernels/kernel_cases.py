@@ -36,7 +36,8 @@ def agree(expected: NDArray[Any], found: NDArray[Any], *, exact: bool, columns: 
         return np.array_equal(expected, found)
     if expected.dtype == np.uint8:
         return int(np.abs(expected.astype(int) - found.astype(int)).max()) <= 1
-    return bool(np.abs(expected - found).max() <= 1e-5 * np.sqrt(columns))
+    tolerance = 1e-5 * np.sqrt(columns)
+    return np.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def check(

@@ -46,7 +46,7 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
         weights,
         residual=None if residual is None else random(rng, shape, residual),
         residual_codes=RESIDUAL if residual else None,
-        activation=data.draw(st.sampled_from(list(ACTIVATIONS))),
+        activation=data.draw(st.sampled_from(sorted(ACTIVATIONS.keys() - {"square_root"}))),  # of sums around zero
         output=data.draw(st.sampled_from([None, OUTPUT])),
     )
     check(level, x, weights, window, epilogue, threads=draw(1, 3))
@@ -97,6 +97,11 @@ def test_activations(level: str, activation: str) -> None:
         "silu": v * logistic,
         "tanh": np.tanh(v),
         "gelu": v * (1 + np.array([math.erf(one / math.sqrt(2)) for one in v])) / 2,
+        "erf": np.array([math.erf(one) for one in v]),
+        "exponential": np.exp(v),
+        "square_root": np.sqrt(np.where(v < 0, np.nan, v)),
+        "absolute": np.abs(v),
+        "elu": np.where(v > 0, v, np.expm1(v)),
     }
     np.testing.assert_allclose(expected[:4001, 0, 0, 0], exact[activation], rtol=1e-6, atol=1e-6)
 

@@ -117,9 +117,27 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
     "larger": ("N,3,4,5", 'a = Resize <mode="linear"> (x, , scales) y = Resize <mode="nearest", '
                'coordinate_transformation_mode="asymmetric", nearest_mode="floor"> (a, , scales)',
                {"scales": np.array([1, 1, 2, 3], np.float32)}),
-    "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Erf(a) c = Mul(a, b) y = Relu(c)", {}),
-    "only strangers": ("N,3,4", "y = Erf(x)", {}),
-    "strangers beside": ("N,3,4", "a = Erf(x) b = Relu(x) c = Add(a, b) d = Cos(c) y = Add(d, b)", {}),
+    "gelu as exported": (
+        "N,6,5,5", "a = Conv(x, w) b = Div(a, r) c = Erf(b) d = Add(c, one) e = Mul(a, d) y = Mul(e, h)",
+        {"w": normal(4, 6, 1, 1), "r": np.float32(2**0.5), "one": np.float32(1), "h": np.float32(0.5)},
+    ),
+    "normalisation as exported": ("N,6,20", "m = ReduceMean(x, last) d = Sub(x, m) q = Pow(d, two) "
+        "v = ReduceMean(q, last) ve = Add(v, e) s = Sqrt(ve) n = Div(d, s) f = Mul(w, n) y = Add(f, b)",
+        {"two": np.float32(2), "e": np.float32(1e-5), "last": ints(-1), "w": normal(20), "b": normal(20)}),
+    "hard swish as exported": ("N,6,5,5", "a = Conv(x, w) b = Add(a, three) c = Clip(b, zero, six) d = Mul(a, c) "
+        "y = Div(d, six)", {"w": normal(4, 6, 1, 1), "three": np.float32(3), "zero": np.float32(0),
+                            "six": np.float32(6)}),
+    "powers": ("N,6,5,5", "a = Pow(x, two) b = Exp(x) c = Sqrt(b) d = Add(a, c) e = Reciprocal(d) g = Neg(e) "
+               "i = Abs(x) j = Add(i, h) k = Pow(j, minus) l = Div(h, j) m = Pow(b, h) n = Sub(k, l) o = Add(n, m) "
+               "y = Add(g, o)", {"two": np.float32(2), "h": np.float32(0.5), "minus": np.float32(-1)}),
+    "rectifiers": ("N,6,5,5", "a = LeakyRelu <alpha=0.1> (x) b = PRelu(x, steep) c = PRelu(x, flat) d = Elu(x) "
+                   "e = HardSigmoid(x) f = Erf(x) g = Max(a, b) h = Min(c, d) i = Add(g, h) j = Add(e, f) "
+                   "y = Add(i, j)",
+                   {"steep": 1 + np.abs(normal(6, 1, 1)), "flat": -np.abs(normal(6, 1, 1))}),
+    "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
+    "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
+    "only strangers": ("N,3,4", "y = Atan(x)", {}),
+    "strangers beside": ("N,3,4", "a = Atan(x) b = Relu(x) c = Add(a, b) d = Cos(c) y = Add(d, b)", {}),
 }  # fmt: skip
 
 
@@ -139,11 +157,25 @@ def test_in_floats(name: str, threads: int) -> None:
         np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("gelu as exported", "direct convolution, float32"),
+        ("hard swish as exported", "direct convolution, float32"),
+        ("normalisation as exported", "layer normalisation"),
+        ("silu", "direct convolution, float32"),
+    ],
+)
+def test_functions_written_out_are_one_layer(name: str, kernel: str) -> None:
+    session = EngineSession.from_onnx(model(*CASES[name]), 1)
+    assert [operation.kernel for operation in session.describe()] == ["copy", kernel, "copy"]
+
+
 def test_what_runs_elsewhere_is_said() -> None:
-    proto = model("N,3,4", "a = Relu(x) b = Erf(a) y = CumSum(b, axis)", {"axis": ints(1)})
+    proto = model("N,3,4", "a = Relu(x) b = Atan(a) y = CumSum(b, axis)", {"axis": ints(1)})
     found = {operation.layer: operation.runner for operation in EngineSession.from_onnx(proto, 1).describe()}
     lacking = "ONNX Runtime, because the engine has no such operator"
-    assert (found["Relu"], found["Erf"], found["CumSum"]) == ("native", lacking, lacking)
+    assert (found["Relu"], found["Atan"], found["CumSum"]) == ("native", lacking, lacking)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "stranger" not in name])

@@ -24,16 +24,33 @@ inline Float exponential(Float x) {
 
 inline Float sigmoid(Float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// x * (1 + erf(x / sqrt 2)) / 2 by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7.
-inline Float gelu(Float x) {
-  const Float z = larger(-x, x) * 0.707106781f;
+inline Float absolute(Float x) { return from_bits(bits(x) & 0x7fffffff); }
+
+// 1 - erf(z) for z from 0 on, by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7.
+inline Float erf_tail(Float z) {
   const Float t = 1.0f / (1.0f + z * 0.3275911f);
   Float p = t * 1.061405429f - 1.453152027f;
   p = p * t + 1.421413741f;
   p = p * t - 0.284496736f;
   p = p * t + 0.254829592f;
-  const Float tail = p * t * exponential(-(z * z)) * 0.5f;  // of the side on which x lies
+  return p * t * exponential(-(z * z));
+}
+
+inline Float erf(Float x) {
+  const Float side = 1.0f - erf_tail(absolute(x));
+  return x > 0.0f ? side : -side;
+}
+
+// x * (1 + erf(x / sqrt 2)) / 2
+inline Float gelu(Float x) {
+  const Float tail = erf_tail(absolute(x) * 0.707106781f) * 0.5f;  // of the side on which x lies
   return x * (x > 0.0f ? 1.0f - tail : tail);
+}
+
+// The square of e ** (x / 2), so that what float32 cannot hold becomes infinity or zero.
+inline Float whole_exponential(Float x) {
+  const Float half = exponential(x * 0.5f);
+  return half * half;
 }
 
 inline Float activate(Float x, Activation activation) {
@@ -45,6 +62,11 @@ inline Float activate(Float x, Activation activation) {
     case Activation::silu: return x * sigmoid(x);
     case Activation::tanh: return 2.0f * sigmoid(2.0f * x) - 1.0f;
     case Activation::gelu: return gelu(x);
+    case Activation::erf: return erf(x);
+    case Activation::exponential: return whole_exponential(x);
+    case Activation::square_root: return square_root(x);
+    case Activation::absolute: return absolute(x);
+    case Activation::elu: return x > 0.0f ? x : exponential(x) - 1.0f;
   }
   return x;
 }
@@ -90,6 +112,11 @@ void finish(const Finish<Sum>& f) {
     case Activation::silu: return finish_with<Sum, Activation::silu>(f);
     case Activation::tanh: return finish_with<Sum, Activation::tanh>(f);
     case Activation::gelu: return finish_with<Sum, Activation::gelu>(f);
+    case Activation::erf: return finish_with<Sum, Activation::erf>(f);
+    case Activation::exponential: return finish_with<Sum, Activation::exponential>(f);
+    case Activation::square_root: return finish_with<Sum, Activation::square_root>(f);
+    case Activation::absolute: return finish_with<Sum, Activation::absolute>(f);
+    case Activation::elu: return finish_with<Sum, Activation::elu>(f);
   }
 }
 

@@ -53,6 +53,7 @@ inline Int broadcast4(const std::uint8_t* from) {
 inline Int widen(Byte v) { return Int(_mm512_cvtepu8_epi32(__m128i(v))); }
 inline Byte narrow(Int v) { return Byte(_mm512_cvtepi32_epi8(__m512i(v))); }  // of 0 .. 255
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm512_fmadd_ps(a, b, sum)); }
+inline Float square_root(Float v) { return Float(_mm512_sqrt_ps(__m512(v))); }
 // a in 0 .. 255, b in -32768 .. 32767
 inline Int multiply_add(Int a, Int b, Int sum) {
   return Int(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b)));
@@ -78,6 +79,7 @@ inline Byte narrow(Int v) {
   return __builtin_bit_cast(Byte, _mm_cvtsi128_si64(_mm_packus_epi16(words, words)));
 }
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm256_fmadd_ps(a, b, sum)); }
+inline Float square_root(Float v) { return Float(_mm256_sqrt_ps(__m256(v))); }
 inline Int multiply_add(Int a, Int b, Int sum) { return sum + Int(_mm256_madd_epi16(__m256i(a), __m256i(b))); }
 // As pairs of 16 bits: vpmaddubsw would saturate.
 struct Signed4 {
@@ -100,6 +102,10 @@ inline Signed4 signed4(Int v) {
 inline Int widen(Byte v) { return __builtin_convertvector(v, Int); }
 inline Byte narrow(Int v) { return __builtin_convertvector(v, Byte); }
 inline Float multiply_add(Float a, Float b, Float sum) { return a * b + sum; }
+inline Float square_root(Float v) {
+  for (int i = 0; i < width; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+}
 inline Int multiply_add(Int a, Int b, Int sum) { return a * b + sum; }
 struct Signed4 {
   Int v[4];

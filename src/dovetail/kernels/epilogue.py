@@ -91,15 +91,30 @@ def sigmoid(x: Floats) -> Floats:
     return _f(1) / (_f(1) + exponential(-x))
 
 
-def gelu(x: Floats) -> Floats:
-    """x * (1 + erf(x / sqrt 2)) / 2, by Abramowitz and Stegun's approximation 7.1.26 of erf."""
-    z = np.abs(x) * _f(0.707106781)
+def erf_tail(z: Floats) -> Floats:
+    """1 - erf(z) for z from 0 on, by Abramowitz and Stegun's approximation 7.1.26."""
     t = _f(1) / (_f(1) + z * _f(0.3275911))
     p = t * _f(1.061405429) - _f(1.453152027)
     for term in (1.421413741, -0.284496736, 0.254829592):
         p = p * t + _f(term)
-    tail = p * t * exponential(-(z * z)) * _f(0.5)
+    return p * t * exponential(-(z * z))
+
+
+def erf(x: Floats) -> Floats:
+    side = _f(1) - erf_tail(np.abs(x))
+    return np.where(x > 0, side, -side)
+
+
+def gelu(x: Floats) -> Floats:
+    """x * (1 + erf(x / sqrt 2)) / 2"""
+    tail = erf_tail(np.abs(x) * _f(0.707106781)) * _f(0.5)
     return x * np.where(x > 0, _f(1) - tail, tail)
+
+
+def whole_exponential(x: Floats) -> Floats:
+    """e ** x by e ** (x / 2), so that what float32 cannot hold becomes infinity or zero."""
+    half = exponential(x * _f(0.5))
+    return half * half
 
 
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
@@ -110,5 +125,10 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "silu": lambda x: x * sigmoid(x),
     "tanh": lambda x: _f(2) * sigmoid(_f(2) * x) - _f(1),
     "gelu": gelu,
+    "erf": erf,
+    "exponential": whole_exponential,
+    "square_root": np.sqrt,
+    "absolute": np.abs,
+    "elu": lambda x: np.where(x > 0, x, exponential(x) - _f(1)),
 }
 """In the order of the engine's enumeration."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail import _native
-from dovetail.runtime.engine.network import Grid
+from dovetail.runtime.engine.node import Grid
 
 Array = NDArray[Any]
 
@@ -20,13 +20,13 @@ Array = NDArray[Any]
 class Activation(IntEnum):
     """As in csrc/engine/primitives.hpp."""
 
-    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU = range(7)
+    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ERF, EXPONENTIAL, SQUARE_ROOT, ABSOLUTE, ELU = range(12)
 
 
 class Arithmetic(IntEnum):
     """As in csrc/engine/elementwise.hpp."""
 
-    NONE, ADD, SUBTRACT, MULTIPLY, DIVIDE = range(5)
+    NONE, ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, RECIPROCAL = range(8)
 
 
 class Layout(IntEnum):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dovetail.runtime.engine.layers import Box, Copy, Layout, Loop, Resize, natural, unit, whole
-from dovetail.runtime.engine.network import Node
+from dovetail.runtime.engine.node import Node
 from dovetail.runtime.engine.operators import constant_of, demand, optional_constant
 from dovetail.runtime.engine.planner import Lacking, Plan, Translate
 

@@ -14,6 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.engine.node import Grid, Node
+from dovetail.runtime.engine.patterns import put_together
 from dovetail.runtime.sizes import SMALL, check_sizes
 
 Array = NDArray[Any]
@@ -23,41 +25,12 @@ CODES = (np.dtype(np.int8), np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The values scale * (q - zero) for the codes q from `lowest` to `highest`, within 0 .. 255."""
-
-    scale: float
-    zero: int
-    lowest: int = 0
-    highest: int = 255
-
-    def same_codes(self, other: Grid | None) -> bool:
-        return other is not None and (self.scale, self.zero) == (other.scale, other.zero)
-
-    def holds(self, other: Grid) -> bool:
-        """Whether rounding to this grid leaves the other's values alone."""
-        return self.same_codes(other) and self.lowest <= other.lowest and other.highest <= self.highest
-
-
-@dataclass(frozen=True)
 class Coded:
     """A constant that is stored as signed bytes: codes times a scale for each index of the axis, or one for all."""
 
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
     axis: int
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """An operator of the model, or several that are one here."""
-
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-    protos: tuple[NodeProto, ...]
-    grid: Grid | None = None
 
 
 @dataclass(eq=False)
@@ -91,7 +64,8 @@ def read(model: ModelProto) -> Network:
     inputs = [value for value in graph.input if value.name not in constants]
     shapes, types = _shapes(model, constants, inputs)
     ends = {value.name for value in graph.output}
-    nodes = _live(_round(_without_identities(nodes, ends), constants, ends), ends)
+    nodes = _round(_without_identities(nodes, ends), constants, ends)
+    nodes = _live(put_together(nodes, constants), ends)
     return Network(nodes, constants, coded, shapes, types, inputs, list(graph.output), opset, model)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from dovetail.runtime.engine.layers import (
-    Activation,
     Arithmetic,
     Array,
     Convolution,
@@ -20,8 +18,8 @@ from dovetail.runtime.engine.layers import (
     Window,
     sides,
 )
-from dovetail.runtime.engine.network import Node
-from dovetail.runtime.engine.planner import Lacking, Plan, Translate, activate, add_values, affine, limit, round_value
+from dovetail.runtime.engine.node import Node
+from dovetail.runtime.engine.planner import Lacking, Plan, Translate, add_values, affine, round_value
 
 WIDEST_BORDER = 64
 """Padding up to which pictures are kept with it on all sides."""
@@ -74,7 +72,7 @@ def multiply_matrix(plan: Plan, node: Node) -> None:
     alpha, beta = (float(node.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
     bias = optional_constant(plan, node, 2)
     if bias is not None:
-        bias = _per_channel(bias, layer.shape, Layout.LAST) * beta
+        bias = per_channel(bias, layer.shape, Layout.LAST) * beta
     if alpha != 1.0:
         layer.epilogue.scale = np.full(len(matrix), alpha)
     _finish_product(plan, layer, scales, bias)
@@ -195,7 +193,7 @@ def _with_constant(plan: Plan, node: Node) -> None:
                        if _is_per_channel(constant, shape, side)), None)  # fmt: skip
         demand(layout is not None, "a constant that is not one number for each channel")
     number = constant.reshape(-1).astype(np.float64)
-    number = number if layout is None else _per_channel(constant, shape, layout)
+    number = number if layout is None else per_channel(constant, shape, layout)
     with np.errstate(all="ignore"):
         match node.operator:
             case "Add":
@@ -204,10 +202,20 @@ def _with_constant(plan: Plan, node: Node) -> None:
                 scale, bias = (-np.ones(1), number) if swapped else (np.ones(1), -number)
             case "Mul":
                 scale, bias = number, np.zeros(1)
+            case _ if swapped:
+                _divide_constant(plan, node, value, number, layout)
+                return
             case _:
-                demand(not swapped, "a constant divided by a value")
                 scale, bias = 1 / number, np.zeros(1)
     affine(plan, node, value, scale, bias, layout)
+
+
+def _divide_constant(plan: Plan, node: Node, value: str, number: Array, layout: Layout | None) -> None:
+    shape, own = plan.shape(value), plan.layout(value) if layout is None else layout
+    layer = Elementwise(node.operator, node.operator, [value], node.outputs[0], shape, own)
+    layer.arithmetic = Arithmetic.RECIPROCAL
+    layer.epilogue.scale, layer.epilogue.bias = np.broadcast_to(number, (shape[own],)), np.zeros(shape[own])
+    plan.add(layer)
 
 
 def _is_per_channel(constant: Array, shape: tuple[int, ...], layout: Layout) -> bool:
@@ -218,39 +226,9 @@ def _is_per_channel(constant: Array, shape: tuple[int, ...], layout: Layout) -> 
     return constant.ndim <= len(shape) + 1 and given in ([1, *wanted], [1] * (len(shape) + 1))
 
 
-def _per_channel(constant: Array, shape: tuple[int, ...], layout: Layout) -> Array:
+def per_channel(constant: Array, shape: tuple[int, ...], layout: Layout) -> Array:
     demand(_is_per_channel(constant, shape, layout), "a constant that is not one number for each channel")
     return np.broadcast_to(constant.reshape(-1).astype(np.float64), (shape[layout],))
-
-
-def relu(plan: Plan, node: Node) -> None:
-    activate(plan, node, Activation.RELU)
-
-
-def sigmoid(plan: Plan, node: Node) -> None:
-    activate(plan, node, Activation.SIGMOID)
-
-
-def tanh(plan: Plan, node: Node) -> None:
-    activate(plan, node, Activation.TANH)
-
-
-def hard_swish(plan: Plan, node: Node) -> None:
-    activate(plan, node, Activation.HARD_SWISH)
-
-
-def gelu(plan: Plan, node: Node) -> None:
-    demand(node.attributes.get("approximate", b"none") == b"none", "an approximated GELU")
-    activate(plan, node, Activation.GELU)
-
-
-def clip(plan: Plan, node: Node) -> None:
-    bounds = [optional_constant(plan, node, place) for place in (1, 2)]
-    low, high = (float(b.reshape(-1)[0]) if b is not None and b.size else None for b in bounds)
-    low = float(node.attributes.get("min", -math.inf)) if low is None else low
-    high = float(node.attributes.get("max", math.inf)) if high is None else high
-    demand(low <= high, "limits that cross")
-    limit(plan, node, low, high)
 
 
 def softmax(plan: Plan, node: Node) -> None:
@@ -271,8 +249,8 @@ def normalise(plan: Plan, node: Node) -> None:
     layer = Normalise(_name(node.inputs[1]), "LayerNormalization", [value], node.outputs[0], shape, Layout.LAST,
                       kind=0, epsilon=epsilon)  # fmt: skip
     shift = optional_constant(plan, node, 2)
-    layer.epilogue.scale = _per_channel(constant_of(plan, node.inputs[1]), shape, Layout.LAST)
-    layer.epilogue.bias = np.zeros(shape[-1]) if shift is None else _per_channel(shift, shape, Layout.LAST)
+    layer.epilogue.scale = per_channel(constant_of(plan, node.inputs[1]), shape, Layout.LAST)
+    layer.epilogue.bias = np.zeros(shape[-1]) if shift is None else per_channel(shift, shape, Layout.LAST)
     plan.add(layer)
 
 
@@ -335,40 +313,21 @@ def _window(node: Node, places: tuple[int, ...], size: tuple[int, ...]) -> tuple
     )
 
 
-def multiply(plan: Plan, node: Node) -> None:
-    """A product; x * sigmoid(x) is one activation."""
-    for value, gate in (node.inputs, node.inputs[::-1]):
-        maker = plan.makers.get(gate)
-        bare = isinstance(maker, Elementwise) and maker.operator == "Sigmoid" and maker.epilogue.unlimited
-        if maker is not None and bare and maker.inputs == [value] and plan.network.readers.get(gate) == 1:
-            del plan.makers[gate], plan.grids[gate]
-            plan.layers.remove(maker)
-            plan.network.readers[value] -= 1
-            return activate(plan, replace(node, operator="Silu", inputs=(value,)), Activation.SILU)
-    return arithmetic(plan, node)
-
-
 COMPUTING: dict[str, Translate] = {
     "Add": arithmetic,
     "AveragePool": pool,
     "BatchNormalization": batch_normalise,
-    "Clip": clip,
     "Conv": convolve,
     "Div": arithmetic,
-    "Gelu": gelu,
     "Gemm": multiply_matrix,
     "GlobalAveragePool": pool,
     "GlobalMaxPool": pool,
-    "HardSwish": hard_swish,
     "LayerNormalization": normalise,
     "MatMul": multiply_matrix,
     "MaxPool": pool,
-    "Mul": multiply,
+    "Mul": arithmetic,
     "ReduceMean": mean,
-    "Relu": relu,
     "Round": round_value,
-    "Sigmoid": sigmoid,
     "Softmax": softmax,
     "Sub": arithmetic,
-    "Tanh": tanh,
 }

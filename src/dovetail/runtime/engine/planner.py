@@ -21,7 +21,8 @@ from dovetail.runtime.engine.layers import (
     natural,
     whole,
 )
-from dovetail.runtime.engine.network import Grid, Network, Node
+from dovetail.runtime.engine.network import Network
+from dovetail.runtime.engine.node import Grid, Node
 
 LARGEST = 2**28
 """Numbers that an image's value may have: offsets in it are 32-bit integers."""
@@ -97,6 +98,13 @@ class Plan:
         """That a layer makes what it makes, on which grid."""
         self.makers[layer.output] = layer
         self.grids[layer.output] = layer.output_grid([self.grid(name) for name in layer.inputs])
+
+    def between(self, node: Node) -> str:
+        """A new value of the shape of a node's output, which one layer makes for another of the same node."""
+        (output,) = node.outputs
+        name = f"{output} in between"
+        self.network.shapes[name], self.network.readers[name] = self.shape(output), 1
+        return name
 
     def growing(self, value: str) -> Layer | None:
         """The layer that makes a value, if what the value's only reader does can become part of it."""

@@ -18,6 +18,7 @@ from onnx import ModelProto, helper, numpy_helper
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.engine.building import NativeStage
+from dovetail.runtime.engine.functions import FUNCTIONS
 from dovetail.runtime.engine.moving import MOVING
 from dovetail.runtime.engine.network import Network, read
 from dovetail.runtime.engine.operators import COMPUTING
@@ -27,7 +28,7 @@ from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.qdq import to_qdq
 from dovetail.runtime.session import INPUT_TYPES, REFUSALS, assemble, check_input, first_line
 
-OPERATORS = COMPUTING | MOVING
+OPERATORS = COMPUTING | FUNCTIONS | MOVING
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
 
 MOST_THREADS = 256

@@ -1,0 +1,130 @@
+"""Functions that exporters write out in small operators, put together again: one node each, which is computed at once.
+
+A pattern is an operator and what it reads: another pattern, a variable, or a number, which stands for a constant of
+that number. Operands of sums and products may be in either order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.runtime.engine.node import Node
+
+Pattern = tuple[Any, ...] | str | float
+Found = dict[str, str]
+"""The name of the value that each variable stands for."""
+
+COMMUTATIVE = {"Add", "Mul"}
+
+ERF = ("Add", ("Erf", ("Div", "x", math.sqrt(2))), 1.0)
+ERF_TOO = ("Add", ("Erf", ("Mul", "x", math.sqrt(0.5))), 1.0)
+SIX = ("Clip", ("Add", "x", 3.0), 0.0, 6.0)
+DIFFERENCE = ("Sub", "x", ("ReduceMean", "x"))
+DEVIATION = ("Sqrt", ("Add", ("ReduceMean", ("Pow", DIFFERENCE, 2.0)), "epsilon"))
+
+PATTERNS: list[tuple[str, Pattern]] = [
+    *(("Gelu", ("Mul", ("Mul", "x", erf), 0.5)) for erf in (ERF, ERF_TOO)),
+    *(("Gelu", ("Mul", ("Mul", "x", 0.5), erf)) for erf in (ERF, ERF_TOO)),
+    *(("Gelu", ("Mul", "x", ("Mul", erf, 0.5))) for erf in (ERF, ERF_TOO)),
+    ("HardSwish", ("Div", ("Mul", "x", SIX), 6.0)),
+    ("HardSwish", ("Mul", ("Mul", "x", SIX), 1 / 6)),
+    ("HardSwish", ("Mul", "x", ("Div", SIX, 6.0))),
+    ("Swish", ("Mul", "x", ("Sigmoid", "x"))),
+    ("Swish", ("Mul", "x", ("Sigmoid", ("Mul", "x", 1.0)))),
+    ("LayerNormalization", ("Add", ("Mul", ("Div", DIFFERENCE, DEVIATION), "scale"), "shift")),
+]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What makes each value, and the constants."""
+
+    makers: Mapping[str, Node]
+    constants: Mapping[str, NDArray[Any]]
+
+    def number(self, name: str) -> float | None:
+        constant = self.constants.get(name)
+        return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+    def matches(self, pattern: Pattern, name: str, found: Found) -> Iterator[tuple[Found, list[Node]]]:
+        """Each way in which a value is the pattern, what is `found` already given: all variables, and the nodes."""
+        if isinstance(pattern, str):
+            if found.get(pattern, name) == name:
+                yield found | {pattern: name}, []
+        elif isinstance(pattern, float):
+            number = self.number(name)
+            if number is not None and math.isclose(number, pattern, rel_tol=1e-6):
+                yield found, []
+        elif (node := self.makers.get(name)) is not None and node.operator == pattern[0]:
+            yield from self.reads(pattern[1:], node, found)
+
+    def reads(self, patterns: tuple[Pattern, ...], node: Node, found: Found) -> Iterator[tuple[Found, list[Node]]]:
+        inputs = [name for name in node.inputs if name]
+        if node.operator == "ReduceMean":
+            inputs = inputs[:1]  # its axes are looked at afterwards
+        if len(inputs) != len(patterns):
+            return
+        orders = [inputs, inputs[::-1]] if node.operator in COMMUTATIVE else [inputs]
+        for order in orders:
+            for variables, nodes in self._all(patterns, order, found):
+                yield variables, [*nodes, node]
+
+    def _all(self, patterns: tuple[Pattern, ...], names: list[str], found: Found) -> Iterator[tuple[Found, list[Node]]]:
+        if not patterns:
+            yield found, []
+            return
+        for variables, nodes in self.matches(patterns[0], names[0], found):
+            for more, others in self._all(patterns[1:], names[1:], variables):
+                yield more, [*nodes, *others]
+
+
+def put_together(nodes: list[Node], constants: Mapping[str, NDArray[Any]]) -> list[Node]:
+    """The nodes, with functions instead of their last parts; the other parts stay, whoever else may read them."""
+    makers: dict[str, Node] = {}
+    graph = Graph(makers, constants)
+    result = []
+    for node in nodes:
+        makers.update((name, node) for name in node.outputs if name)  # as exported: patterns are made of these
+        result.append(_function(graph, node) or node)
+    return result
+
+
+def _function(graph: Graph, node: Node) -> Node | None:
+    if len(node.outputs) != 1 or node.grid is not None:
+        return None
+    for operator, pattern in PATTERNS:
+        assert isinstance(pattern, tuple)
+        if node.operator != pattern[0]:
+            continue
+        for found, parts in graph.reads(pattern[1:], node, {}):
+            protos = _protos(parts)
+            if operator != "LayerNormalization":
+                return Node(operator, (found["x"],), node.outputs, {}, protos)
+            epsilon = graph.number(found["epsilon"])
+            fixed = found["scale"] in graph.constants and found["shift"] in graph.constants
+            if epsilon is not None and fixed and _over_the_last(graph, parts):
+                inputs = (found["x"], found["scale"], found["shift"])
+                return Node(operator, inputs, node.outputs, {"epsilon": epsilon, "axis": -1}, protos)
+    return None
+
+
+def _protos(parts: Iterable[Node]) -> tuple[Any, ...]:
+    return tuple({id(proto): proto for part in parts for proto in part.protos}.values())
+
+
+def _over_the_last(graph: Graph, parts: list[Node]) -> bool:
+    """Whether all means keep their axis, and are over the last one."""
+    for part in parts:
+        if part.operator == "ReduceMean":
+            axes = part.attributes.get("axes")
+            if axes is None and len(part.inputs) > 1:
+                axes = np.asarray(graph.constants.get(part.inputs[1], ())).reshape(-1).tolist()
+            if list(axes or ()) != [-1] or not part.attributes.get("keepdims", 1):
+                return False
+    return True
