@@ -190,7 +190,9 @@ def _write(compressed: "Compressed", network: "LoadedModel", targets: list["Targ
     )
     artefact.save(out / "model.dvt")
     with messages.status("evaluating") as status:
-        record = dovetail.evaluate(artefact, dataset, targets, original=network.module, progress=status.update)
+        record = dovetail.evaluate(
+            artefact, dataset, targets, original=network.module, plans=compressed.plans, progress=status.update
+        )
     files.write_atomically(out / "record.json", record.to_json())
     page = dovetail.write_report([record], out)
     console.print(dovetail.summary_table(record))

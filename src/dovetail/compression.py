@@ -29,6 +29,7 @@ from dovetail.formats import Float, Layout
 from dovetail.methods import Method
 from dovetail.methods.constraint import bake, layouts
 from dovetail.methods.method import Context, Plan
+from dovetail.methods.output_errors import planned
 from dovetail.recipe import Recipe
 from dovetail.train import load_state, save_state, score, train
 from dovetail.train.placing import channels_last
@@ -81,6 +82,8 @@ class Compressed:
     dataset: Dataset
     remaining: str
     history: tuple[Round, ...]
+    plans: tuple[tuple[str, Plan], ...]
+    """Each step's method, by name, and its plan."""
     provenance: dict[str, Any]
 
 
@@ -143,7 +146,7 @@ def preview(model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency
     changed = copy.deepcopy(model).eval()
     steps = []
     for method in (step.method for step in recipe.steps):
-        plan = method.plan(changed, context)
+        plan = planned(method, changed, context)
         for stage in range(method.stages):
             plan = method.refine(changed, plan, stage, context)
             changed = method.apply(changed, plan, stage, context).eval()
@@ -202,7 +205,7 @@ class _Run:
     def carry_out(self, step: int) -> None:
         method, training = self.recipe.steps[step].method, self.recipe.steps[step].training
         if str(step) not in self.plans:
-            self.plans[str(step)] = method.plan(self.model, self.context)
+            self.plans[str(step)] = planned(method, self.model, self.context)
             self._save()
         for stage in range(method.stages):
             done = [entry for entry in self.history if entry.step == step]
@@ -224,7 +227,8 @@ class _Run:
             "baseline_score": self.baseline,
             "history": [asdict(entry) for entry in self.history],
         }
-        return Compressed(self.model, self.dataset, self.recipe.remaining, tuple(self.history), provenance)
+        plans = tuple((self.recipe.steps[int(step)].method.name, plan) for step, plan in self.plans.items())
+        return Compressed(self.model, self.dataset, self.recipe.remaining, tuple(self.history), plans, provenance)
 
     def _train(self, step: int, stage: int) -> nn.Module:
         training = self.recipe.steps[step].training

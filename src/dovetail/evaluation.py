@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from dovetail.data.dataset import SplitName
 from dovetail.errors import DovetailError, ModelError
 from dovetail.formats import Format
 from dovetail.methods import METHODS
-from dovetail.methods.method import Kind, weight_tensors
+from dovetail.methods.method import Kind, Plan, weight_tensors
+from dovetail.methods.output_errors import MEASURES
 from dovetail.recipe import builtin_recipes
 from dovetail.runtime import Artefact, Session, freeze, to_torch
 from dovetail.targets import Cost, Target, Timing, load_target, module_latency
@@ -71,6 +72,20 @@ class HistoryRecord:
 
 
 @dataclass(frozen=True)
+class SensitivityRecord:
+    """What it cost to treat one layer alone, as measured when the step was planned, before any retraining.
+
+    `measure` is "loss_rise", by how much the loss rises, or "output_error", the squared error of the network's outputs
+    relative to these.
+    """
+
+    step: str
+    layer: str
+    measure: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Work:
     """What a network computes for one input: multiply-accumulates, and how many of them have a weight that is not 0."""
 
@@ -106,6 +121,7 @@ class Record:
     history: tuple[HistoryRecord, ...]
     provenance: dict[str, Any]
     commands: tuple[str, ...]
+    sensitivities: tuple[SensitivityRecord, ...] = ()
     work: Work | None = None
     original_work: Work | None = None
     speed: str = ""
@@ -148,6 +164,7 @@ def evaluate(
     targets: Sequence[Target | str],
     *,
     original: nn.Module | None = None,
+    plans: Sequence[tuple[str, Plan]] = (),
     split: SplitName = "test",
     limit: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -157,6 +174,7 @@ def evaluate(
     Args:
         targets: where to cost both, names or targets with settings of their own; they get one batch of real images.
         original: the uncompressed network; it is scored and costed in the same run. None leaves it out.
+        plans: the steps that made it, by name, with their plans, for what each layer alone cost.
         limit: how many images of `split` to use, None for all.
         progress: told what is done next, in a few words.
 
@@ -203,6 +221,7 @@ def evaluate(
         costs=tuple(costs),
         original_costs=tuple(original_costs),
         history=_history(provenance, original_bytes),
+        sensitivities=tuple(_sensitivities(plans)),
         provenance=provenance,
         commands=_commands(provenance, dataset, places),
         work=work(artefact, batch),
@@ -358,6 +377,14 @@ def _history(provenance: Mapping[str, Any], original_bytes: int) -> tuple[Histor
             for name, entry in zip(names, rounds, strict=True)
         ),
     )
+
+
+def _sensitivities(plans: Sequence[tuple[str, Plan]]) -> Iterator[SensitivityRecord]:
+    for step, plan in plans:
+        for layer, row in plan.items():
+            for measure in MEASURES:
+                if measure in row:
+                    yield SensitivityRecord(step, layer, measure, row[measure])
 
 
 def _round_name(rounds: Sequence[Mapping[str, Any]], index: int) -> str:

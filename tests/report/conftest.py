@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dovetail.evaluation import HistoryRecord, Record, TensorRecord
+from dovetail.evaluation import HistoryRecord, Record, SensitivityRecord, TensorRecord
 from dovetail.hardware import Chip, ChipRecord, simulate
 from dovetail.targets import Cost, Quantity
 from dovetail.workload import trace
@@ -136,6 +136,11 @@ def build_record(
             HistoryRecord("weight_sharing", 0.9165, 90_000),
             HistoryRecord("entropy_coding", 0.9165, 71_000),
         ),
+        sensitivities=tuple(
+            SensitivityRecord("weight_sharing", row.name, "output_error", 0.01 / (number + 1))
+            for number, row in enumerate(tensors)
+            if len(row.shape) > 1
+        ),
         provenance={
             "model": name,
             "recipe": "deep_compression",
@@ -169,6 +174,7 @@ def hostile_record() -> Record:
             **{field: getattr(record, field) for field in record.__dataclass_fields__},
             "tensors": tensors,
             "history": history,
+            "sensitivities": (SensitivityRecord(HOSTILE, HOSTILE, "loss_rise", 0.5),),
             "dataset": HOSTILE,
             "provenance": {"model": HOSTILE, "recipe": HOSTILE, "recipe_text": HOSTILE, HOSTILE: HOSTILE},
             "commands": (HOSTILE,),

@@ -23,6 +23,7 @@ KEYS = (
     "tensors",
     "density",
     "bits_per_weight",
+    "sensitivity0",
 )
 
 

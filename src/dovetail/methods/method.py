@@ -89,6 +89,11 @@ class Method(ABC):
         """How many rounds there are."""
         return 1
 
+    @property
+    def separable(self) -> bool:
+        """Whether each row of a plan can be carried out without the others, to see what that layer alone costs."""
+        return self.kind == "share"
+
     @abstractmethod
     def plan(self, model: nn.Module, context: Context) -> Plan:
         """Decide from measurements on `model`, which is left as it was."""

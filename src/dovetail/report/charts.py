@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +33,21 @@ ENERGY_COLOURS = {
 OTHER_COLOURS = ("#10b981", "#f59e0b", "#ec4899", "#64748b", "#06b6d4", "#84cc16", "#8b5cf6", "#a16207", "#f472b6")
 BEFORE, AFTER, ACCENT, SECOND = "#94a3b8", "#0d9488", "#0d9488", "#6366f1"
 LONGEST_LABEL = 24
+SENSITIVITY = "sensitivity"
+"""How the keys of these charts begin."""
+MEASURES = {
+    "loss_rise": (
+        "loss rise",
+        "By how much the loss rises if this layer alone is treated; without data, the relative error of its outputs on "
+        "noise.",
+    ),
+    "output_error": (
+        "output error",
+        "The squared error of the network's outputs, relative to these, if this layer alone is treated, before any "
+        "retraining.",
+    ),
+}
+"""Of what it costs to treat one layer alone: what people call it, and what it is."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,26 @@ def charts(record: Record) -> tuple[Chart, ...]:
         size_by_tensor(record),
         density_by_tensor(record),
         bits_per_weight(record),
+        *sensitivities(record),
     )
     return tuple(chart for chart in possible if chart is not None)
+
+
+def sensitivity(key: str, step: str, measure: str, rows: Sequence[tuple[str, float]]) -> Chart:
+    """What each layer alone costs, by one of MEASURES; `rows` are layers with their values."""
+    name, note = MEASURES[measure]
+    series = (Series(name, tuple(max(0.0, value) for _, value in rows), SECOND),)
+    labels, texts = tuple(layer for layer, _ in rows), tuple(f"{value:.4f}" for _, value in rows)
+    return Chart(key, f"Sensitivity by layer, {step}", note, "bars", labels, series, name, texts)
+
+
+def sensitivities(record: Record) -> Iterator[Chart]:
+    """What each layer alone cost, for every step that measured it."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for row in record.sensitivities:
+        found.setdefault((row.step, row.measure), []).append((row.layer, row.value))
+    for number, ((step, measure), rows) in enumerate(found.items()):
+        yield sensitivity(f"{SENSITIVITY}{number}", step, measure, rows)
 
 
 def size_by_part(record: Record) -> Chart:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from dovetail.errors import DovetailError
 from dovetail.report.cards import Card, cards, factor, pairs, points
-from dovetail.report.charts import Chart, charts, format_bytes, format_number, trade_off
+from dovetail.report.charts import SENSITIVITY, Chart, charts, format_bytes, format_number, trade_off
 from dovetail.report.figures import figure
 from dovetail.report.pictures import picture
 from dovetail.runtime.files import write_atomically
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dovetail.targets import Cost, Quantity
 
 HERE = Path(__file__).parent
+WIDE = ("tensors", "density", "bits_per_weight", SENSITIVITY)
+"""How the keys of the charts begin that have a row a layer."""
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """What the page may load: nothing from anywhere."""
 
@@ -97,16 +99,16 @@ def _record(record: Record, group: Sequence[Chart], identity: str, *, alone: boo
     by = f" by the recipe {escape(str(recipe))}" if recipe else ""
     lead = "No data were given: outputs are compared on noise, and an accuracy is none. " * record.synthetic
     lead += f"Compressed{by}, evaluated on {record.images:,} {escape(record.split)} images of {escape(record.dataset)}."
-    wide = {"tensors", "density", "bits_per_weight"}
+    wide = [chart for chart in group if chart.key.startswith(WIDE)]
     return f"""<section class="record" id="{identity}">
 <h1>{escape(record.name)}</h1>
 <p class="lead">{lead}</p>
 <div class="cards">{"".join(card_panel(card) for card in cards(record))}</div>
 {f'<p class="lead">{escape(record.speed)}</p>' if record.speed else ""}
 <h2>{"What changed" if alone else "Charts"}</h2>
-{figures([chart for chart in group if chart.key not in wide], identity)}
+{figures([chart for chart in group if chart not in wide], identity)}
 <h2>Layer by layer</h2>
-{figures([chart for chart in group if chart.key in wide], identity)}
+{figures(wide, identity)}
 {_tensors(record)}
 {_costs(record)}
 {_provenance(record)}

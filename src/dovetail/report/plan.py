@@ -17,7 +17,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from dovetail.report.charts import AFTER, BEFORE, SECOND, Chart, Series, format_number
+from dovetail.report.charts import AFTER, BEFORE, MEASURES, Chart, Series, format_number, sensitivity
 from dovetail.report.page import document, figures
 from dovetail.report.pictures import picture
 from dovetail.runtime.files import write_atomically
@@ -25,17 +25,12 @@ from dovetail.runtime.files import write_atomically
 Plan = Mapping[str, Mapping[str, Any]]
 Titled = tuple[str, Plan]
 COLUMNS = ("layer", "setting", "MACs", "parameters")
-MEASURES = {"loss_rise": "loss rise", "output_error": "output error"}
-"""Of what it costs to treat one layer alone: what a row calls it, and people."""
-SHOWN = ("macs", "params", "loss_rise", "output_error", "weights", "setting", "removed", "kernels", "norms")
+SHOWN = ("macs", "params", *MEASURES, "weights", "setting", "removed", "kernels", "norms")
 ELSEWHERE = "counted above"
 """Of channels that lie in layers whose other channels have a row of their own."""
 NOTE = {
     "macs": "Multiply-accumulates of one input.",
     "params": "Numbers in the layer's weights; where single weights are pruned, those that are not zero.",
-    "loss_rise": "By how much the loss rises if this layer alone is treated; without data, the relative error of its "
-    "outputs on noise.",
-    "output_error": "The squared error of the network's outputs, relative to these, if this layer alone is treated.",
 }
 LONGEST_LIST = 4
 MILLION = 1e6
@@ -55,7 +50,7 @@ class _Row:
 
 def plan_table(title: str, plan: Plan) -> Table:
     """What a step will do, layer by layer, and the sums over its layers; columns with nothing in them are left out."""
-    rows, columns = list(_rows(plan)), (*COLUMNS, MEASURES[_measure(plan)])
+    rows, columns = list(_rows(plan)), (*COLUMNS, MEASURES[_measure(plan)][0])
     rises = [row.rise for row in rows if row.rise is not None]
     lines = [(row.layer, row.setting, _change(row.macs), _change(row.params), _rise(row.rise)) for row in rows]
     total = (
@@ -177,10 +172,7 @@ def _charts(title: str, number: int, plan: Plan) -> list[Chart]:
             )
     rises, measure = [(row.layer, row.rise) for row in rows if row.rise is not None], _measure(plan)
     if rises:
-        series = (Series(MEASURES[measure], tuple(max(0.0, rise) for _, rise in rises), SECOND),)
-        labels, texts = tuple(layer for layer, _ in rises), tuple(f"{rise:.4f}" for _, rise in rises)
-        name = f"Sensitivity by layer, {title}"
-        found.append(Chart(f"{measure}{number}", name, NOTE[measure], "bars", labels, series, MEASURES[measure], texts))
+        found.append(sensitivity(f"{measure}{number}", title, measure, rises))
     return found
 
 

@@ -10,13 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from dovetail.report.cards import factor, fewer, pairs, points
-from dovetail.report.charts import format_bytes, format_number
+from dovetail.report.charts import MEASURES, format_bytes, format_number
 
 if TYPE_CHECKING:
     from dovetail.evaluation import Record
     from dovetail.runtime import Artefact
     from dovetail.targets import Quantity
     from dovetail.workload import Sparsity, Summary, Workload
+
+MOST = 3
+"""Layers that are named as those that cost most."""
 
 
 def summary_table(record: Record) -> Table:
@@ -52,6 +55,10 @@ def summary_table(record: Record) -> Table:
                 cost.how,
             )
     words = ["No data were given: outputs are compared on noise."] if record.synthetic else []
+    if record.sensitivities:
+        most = sorted(record.sensitivities, key=lambda row: -row.value)[:MOST]
+        named = ", ".join(f"{row.layer} ({MEASURES[row.measure][0]} {row.value:.4f})" for row in most)
+        words.append(f"Layers that cost most, each treated alone: {named}.")
     table.caption = Text(" ".join([*words, record.speed]).strip()) if words or record.speed else None
     table.caption_justify = "left"
     return table

@@ -124,6 +124,10 @@ class Ffn(KeepsEnds):
         check(self.sweeps >= 0, self.name, "sweeps", "0 or more", self.sweeps)
         check(self.epochs >= 0, self.name, "epochs", "0 or more", self.epochs)
 
+    @property
+    def separable(self) -> bool:
+        return True
+
     def plan(self, model: nn.Module, context: Context) -> Plan:
         calls = called(model, context.example, accepts)
         paths = self.chosen(list(calls))

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from dovetail.data.noise import noise_like
 from dovetail.methods.constraint import constrain
 from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path, weight_name
+from dovetail.methods.output_errors import relative_error
 from dovetail.methods.quantize.bias_correction import correct
 from dovetail.methods.quantize.calibration import RULES, clipped_range, grid, quantized, weight_scales
 from dovetail.methods.quantize.equalization import equalize, pairs
@@ -209,7 +210,7 @@ class Ptq(Method):
                 values: Tensor = Uniform(bits, weight_scales(weight, bits, rows, per_channel=self.per_channel))(weight)
                 return values
 
-            measure, probes = partial(_error, inputs=inputs, wanted=wanted), context.probes(model, len(paths))
+            measure, probes = partial(relative_error, inputs=inputs, wanted=wanted), context.probes(model, len(paths))
             chosen = chosen_bits(trial, paths, on_grid, measure, mean_bits, probes)
         return {name: row | {"bits": chosen[layer_path(name)].setting} for name, row in plan.items()}
 
@@ -223,7 +224,7 @@ class Ptq(Method):
             trial = copy.deepcopy(folded)
             self._hold(trial, name, row, seen.get(layer_path(name)), context)
             with _shown(trial, known, context):
-                rows[name] = row | {"output_error": _error(trial, inputs, wanted)}
+                rows[name] = row | {"output_error": relative_error(trial, inputs, wanted)}
         return rows
 
     def _prepare(self, model: nn.Module, plan: Plan, context: Context) -> list[Statistics]:
@@ -303,12 +304,6 @@ class Ptq(Method):
 def _uniform(ends: list[float], bits: int) -> Uniform:
     scale, zero = grid(ends[0], ends[1], bits)
     return Uniform(bits, torch.tensor(scale), torch.tensor(zero))
-
-
-@torch.no_grad()
-def _error(model: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
-    """The squared error of the outputs, relative to those wanted."""
-    return float((model(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
 
 
 def _restoring(plan: Plan, what: str | None) -> Plan:
