@@ -44,7 +44,7 @@ std::tuple<std::vector<Whole>, double, std::int64_t, bool> best_mapping(
   for (const auto& d : dimensions) problem.dimensions.push_back({int(d.at(0)), unsigned(d.at(1))});
   for (const auto& s : stores)
     problem.stores.push_back(
-        {s.at(0), unsigned(s.at(1)), s.at(2), s.at(3), s.at(4), s.at(5), s.at(6) != 0, s.at(7) != 0});
+        {s.at(0), unsigned(s.at(1)), s.at(2), s.at(3), s.at(4), s.at(5), s.at(6) != 0, s.at(7) != 0, s.at(8)});
   for (const auto& b : boundaries)
     problem.boundaries.push_back({int(b.at(0)), int(b.at(1)), int(b.at(2)), unsigned(b.at(3)), b.at(4) != 0,
                                   b.at(5) != 0, b.at(6), b.at(7), b.at(8), b.at(9)});

@@ -80,7 +80,9 @@ double Bounds::again(const Site& site, int i) const {
   const auto& b = problem_.boundaries[i];
   if (b.operand == kInput && slides) return site.again.empty() ? 0 : site.again[i];
   if (b.operand == kInput) return energy(problem_, b, site.once[i]);
-  return energy(problem_, b, rounds(problem_, site, i, 2)) - energy(problem_, b, rounds(problem_, site, i, 1));
+  const Extents tile = fullest(site, b);
+  return energy(problem_, b, rounds(problem_, site, i, tile, 2)) -
+         energy(problem_, b, rounds(problem_, site, i, tile, 1));
 }
 
 double Bounds::to_come_at_least(const Site& site, const State& state, const std::array<int, kOperands>& end) const {

@@ -13,7 +13,7 @@ struct Factor {
   int loop, number;
 };
 
-// Elements: into all tiles, and from the memory outside.
+// Elements, or as many as would fill the words: into all tiles, and from the memory outside.
 struct Fetched {
   double within, without;
 };
@@ -63,8 +63,6 @@ class Inputs {
   std::pair<Fetched, Fetched> in_order(const Site& site, int boundary, const std::vector<Factor>& temporal, int held,
                                        const Extents& extents, const Extents& inside) const {
     const auto& b = problem_.boundaries[boundary];
-    const double depth = product(extents, kBlock);
-    const double in = depth * site.shares[boundary].within, out = depth * site.shares[boundary].without;
     std::array<Mask, 2> tile, every;
     for (int a = 0; a < 2; ++a) {
       tile[a] = tile_mask(site, b, a, extents, inside);
@@ -72,7 +70,7 @@ class Inputs {
     }
     const double whole = double(tile[0].count()) * tile[1].count();
     const double whole_every = double(every[0].count()) * every[1].count();
-    const Fetched first{whole * in, whole_every * out};
+    const Fetched first = transfer(site, boundary, extents, whole, whole_every);
     double times = 1;
     for (std::size_t i = held; i < temporal.size(); ++i) times *= temporal[i].number;
     if (!b.kept) return {first, {first.within * times, first.without * times}};
@@ -94,8 +92,9 @@ class Inputs {
         fallen[a] += (number - 1) * by;
       }
       now[loop] *= number;
-      all.within += times * (number - 1) * (whole - kept) * in;
-      all.without += times * (number - 1) * (whole_every - kept_every) * out;
+      const Fetched more = transfer(site, boundary, extents, whole - kept, whole_every - kept_every);
+      all.within += times * (number - 1) * more.within;
+      all.without += times * (number - 1) * more.without;
     }
     return {first, all};
   }
@@ -117,9 +116,12 @@ class Inputs {
         found = std::min(found, whole + (moves - rows) * r.size * c.first + (rows - 1) * across(c, r));
       return found;
     };
-    const double depth = product(extents, kBlock) * blocks;
-    return {depth * std::max(row.all * column.all, least(row.tile, column.tile)) * site.shares[boundary].within,
-            depth * least(row.every, column.every) * site.shares[boundary].without};
+    const double within = std::max(row.all * column.all, least(row.tile, column.tile));
+    const double without = least(row.every, column.every), in = row.tile.size * column.tile.size,
+                 out = row.every.size * column.every.size;
+    const Fetched one = moves_whole(boundary) ? transfer(site, boundary, extents, in, out)
+                                              : elements(site, boundary, extents, in, out);
+    return {blocks * within / in * one.within, blocks * without / out * one.without};
   }
 
   // For any tile that fits: what each further round of the loop that the input does not depend on fetches at least, and
@@ -166,6 +168,30 @@ class Inputs {
   }
 
  private:
+  // Whether nothing of a tile stays when it moves.
+  bool moves_whole(int boundary) const {
+    const bool slides = problem_.extents[R] * problem_.extents[S] > 1;
+    return !slides || !problem_.halo_reuse || problem_.boundaries[boundary].inner < 0;
+  }
+
+  // Of so many positions in every tile, and in all that share what they fetch.
+  Fetched elements(const Site& site, int boundary, const Extents& extents, double tile, double every) const {
+    const double depth = product(extents, kBlock);
+    return {depth * tile * site.shares[boundary].within, depth * every * site.shares[boundary].without};
+  }
+
+  // The same, with what fills up the words.
+  Fetched transfer(const Site& site, int boundary, const Extents& extents, double tile, double every) const {
+    const auto& b = problem_.boundaries[boundary];
+    const auto& share = site.shares[boundary];
+    const auto [within, without] = elements(site, boundary, extents, tile, every);
+    const auto words = [](const Store& store, double elements, double transfers, double bits) {
+      return store.word > 0 ? transfers * filled(store, elements / transfers, bits) : elements;
+    };
+    return {b.inner < 0 ? within : words(problem_.stores[b.inner], within, share.within / share.held, b.inner_bits),
+            words(problem_.stores[b.outer], without, share.apart, b.outer_bits)};
+  }
+
   static Mask copies(Mask mask, std::size_t step, int number) {
     for (int done = 1; done < number;) {
       const int more = std::min(done, number - done);

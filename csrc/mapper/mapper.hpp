@@ -26,6 +26,7 @@ struct Store {
   double read_energy, write_energy;        // of a bit
   double read_bandwidth, write_bandwidth;  // bits a cycle
   bool shared_port, double_buffered;
+  double word;                             // bits; every transfer takes whole ones. 0: as many bits as it moves
 };
 
 // Between what `inner` holds of an operand (-1: the one element at a processing element) and the next memory outwards.

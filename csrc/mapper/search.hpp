@@ -141,6 +141,7 @@ class Search {
       Extents extents = state.extents;
       unsigned idle = loops({G}) | kRelevant[operand];
       if (operand == kInput && bounds_.slides) idle &= ~(kSliding | loops({C}));
+      if (in_words(chain[state.cut[operand]])) idle = 0;  // larger tiles may fill words
       if (state.last >= 0) idle |= ~kRelevant[problem_.boundaries[state.last].operand];
       take_in(state, extents, chain[state.cut[operand]], ~idle, 0);
     }
@@ -166,15 +167,37 @@ class Search {
   void take_in(const State& state, Extents& extents, int b, unsigned wanted, int loop) {
     while (loop < kLoops && (!has(wanted, loop) || site_->time[loop] == extents[loop])) ++loop;
     if (loop == kLoops) return make(state, extents, b);
-    const bool relevant = has(kRelevant[problem_.boundaries[b].operand], loop);
+    const int operand = problem_.boundaries[b].operand;
+    const bool relevant = has(kRelevant[operand], loop);
     const bool all = !relevant && static_cast<int>(path_.size()) == bounds_.cuts - 1;
+    const bool none = relevant && in_words(b) && (operand != kInput || !bounds_.slides) && fills(b, extents);
     const int before = extents[loop];
     for (int factor : divisors(site_->time[loop] / before)) {
+      if (none && factor > 1) continue;
       extents[loop] = before * factor;
       if (fits(state, extents)) take_in(state, extents, b, wanted, loop + 1);
       if (all || stopped()) break;
     }
     extents[loop] = before;
+  }
+
+  bool in_words(int boundary) const {
+    const auto& b = problem_.boundaries[boundary];
+    return b.inner >= 0 && (problem_.stores[b.inner].word > 0 || problem_.stores[b.outer].word > 0);
+  }
+
+  // Whether a tile leaves no word half empty: a larger one is no better.
+  bool fills(int boundary, const Extents& extents) const {
+    const auto& b = problem_.boundaries[boundary];
+    const auto& share = site_->shares[boundary];
+    const double tile = product(extents, kRelevant[b.operand]);
+    const auto full = [](const Store& store, double bits) { return carried(store, bits) <= bits; };
+    const auto both = [&](double inner_bits, double outer_bits) {
+      return full(problem_.stores[b.inner], tile * share.held * inner_bits) &&
+             full(problem_.stores[b.outer], tile * share.without / share.apart * outer_bits);
+    };
+    const double sums = problem_.sum_bits;
+    return both(b.inner_bits, b.outer_bits) && (b.operand != kOutput || both(sums, sums));
   }
 
   // Whether there is room for the tiles to come if they cover no more than what is further in.
@@ -217,7 +240,7 @@ class Search {
     settle(next, extents);
     Flow flow = least;
     if (b.operand != kInput) {
-      flow = rounds(problem_, *site_, index, times_round(*site_, b.operand, extents));
+      flow = rounds(problem_, *site_, index, extents, times_round(*site_, b.operand, extents));
     } else if (b.inner >= 0 || !contiguous_) {
       flow = input_at_least(index, extents, next.inside, site_->time);
       if (bounds_.slides) next.open[next.opened++] = static_cast<signed char>(path_.size());
@@ -346,10 +369,10 @@ class Search {
     for (std::size_t j = held; b.kept && j < temporal.size() && !has(relevant, temporal[j].loop); ++j)
       upto[temporal[j].loop] *= temporal[j].number;
     const double tiles = product(site_->time, relevant) / product(tile, relevant);
-    const Flow once = rounds(problem_, *site_, i, 1);
+    const Flow once = rounds(problem_, *site_, i, tile, 1);
     const double outer_read = b.operand == kOutput ? 0 : once.outer_read / tiles;
     return {{once.inner_read / tiles, once.inner_write / tiles, outer_read, once.outer_write / tiles},
-            rounds(problem_, *site_, i, times_round(*site_, b.operand, upto))};
+            rounds(problem_, *site_, i, tile, times_round(*site_, b.operand, upto))};
   }
 
   // Images, rows and columns that were one loop are three again.

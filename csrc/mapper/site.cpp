@@ -108,6 +108,8 @@ Share share_of(const Problem& problem, const Site& site, const Boundary& b) {
           .without = spread(site, single, ~single, relevant),
           .distinct = spread(site, outer, ~outer, relevant),
           .held = held,
+          .apart = spread(site, single),
+          .complete = spread(site, outer, single, relevant),
           .whole_within = whole_without && spread(site, inner) == spread(site, 0, inner, relevant),
           .whole_without = whole_without,
           .together = b.inner >= 0 && spread(site, single) == spread(site, 0, single, relevant)};
@@ -141,8 +143,9 @@ Flow input_once(const Problem& problem, const Site& site, const Boundary& b, con
     if (!has(single, d)) step *= std::max(s[P], s[R]) * std::max(s[Q], s[S]);
   }
   const double elements = blocks * product(site.total, kBlock) * area;
-  const double without = b.kept ? elements : std::max(elements, product(site.time) * share.without * step);
-  return input_flow(b, elements * copies, without);
+  if (b.kept) return input_flow(b, elements * copies, elements);
+  const double each = filled(problem.stores[b.outer], share.without / share.apart * step, b.outer_bits);
+  return input_flow(b, elements * copies, std::max(elements, product(site.time) * share.apart * each));
 }
 
 // Taps that meet the same row lie a multiple of stride / gcd(stride, dilation) apart; columns likewise.
@@ -189,28 +192,33 @@ std::vector<Site> sites(const Problem& problem) {
     for (int i = 0; i < static_cast<int>(problem.boundaries.size()); ++i) {
       const auto& b = problem.boundaries[i];
       if (b.operand == kInput) site.once.push_back(input_once(problem, site, b, site.shares[i]));
-      else site.once.push_back(rounds(problem, site, i, b.kept ? 1 : times_round(site, b.operand, ones())));
+      else site.once.push_back(
+          rounds(problem, site, i, fullest(site, b), b.kept ? 1 : times_round(site, b.operand, ones())));
     }
   }
   return found;
 }
 
-Flow rounds(const Problem& problem, const Site& site, int boundary, double times) {
+Flow rounds(const Problem& problem, const Site& site, int boundary, const Extents& extents, double times) {
   const auto& b = problem.boundaries[boundary];
   const auto& share = site.shares[boundary];
-  const double elements = product(site.time, kRelevant[b.operand]);
-  const double within = elements * share.within, without = elements * share.without * b.spent;
+  const auto& outer = problem.stores[b.outer];
+  const double tile = product(extents, kRelevant[b.operand]), tiles = product(site.time, kRelevant[b.operand]) / tile;
+  const double sums = problem.sum_bits, instances = share.within / share.held, held = tile * share.held;
+  const double without = tile * share.without / share.apart, apart = share.apart * b.spent;
+  const auto out = [&](double bits) { return carried(outer, without * bits); };
+  const auto in = [&](double bits) { return b.inner < 0 ? 0 : carried(problem.stores[b.inner], held * bits); };
   if (b.operand != kOutput)
-    return {.inner_write = within * times * b.inner_bits, .outer_read = without * times * b.outer_bits};
-  const double sum = problem.sum_bits, distinct = elements * share.distinct;
+    return {.inner_write = tiles * times * instances * in(b.inner_bits),
+            .outer_read = tiles * times * apart * out(b.outer_bits)};
   // Finished sums may be narrower; unfinished ones come back, and where parts arrive one by one they are added up.
-  const double narrower_within = share.whole_within ? within * (sum - b.inner_bits) : 0;
-  const double narrower_without = share.whole_without ? distinct * (sum - b.outer_bits) : 0;
-  const double back = distinct * b.spent * (times - 1) * sum, more = (without - distinct * b.spent) * times * sum;
-  return {.inner_read = within * times * sum - narrower_within,
-          .inner_write = back,
-          .outer_read = back + more,
-          .outer_write = without * times * sum - narrower_without};
+  const double leave = tiles * times, back = leave - tiles, complete = share.complete * b.spent;
+  const double narrower_in = share.whole_within ? in(sums) - in(b.inner_bits) : 0;
+  const double narrower_out = share.whole_without ? share.complete * (out(sums) - out(b.outer_bits)) : 0;
+  return {.inner_read = leave * instances * in(sums) - tiles * instances * narrower_in,
+          .inner_write = back * share.distinct / share.held * in(sums),
+          .outer_read = (back * complete + leave * (apart - complete)) * out(sums),
+          .outer_write = leave * apart * out(sums) - tiles * narrower_out};
 }
 
 double times_round(const Site& site, int operand, const Extents& extents) {

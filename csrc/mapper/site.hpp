@@ -1,5 +1,6 @@
 // How loops may be spread over the array, and what that alone says about the cost.
 #pragma once
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -55,6 +56,8 @@ struct Share {
   double without;   // from (of outputs: to) the outer memory
   double distinct;  // different ones, of every instance of the outer memory its own
   double held;      // in one tile of the inner memory
+  double apart;     // transfers at a time from (to) the outer memory, which have `without` evenly,
+  double complete;  // and those of them, of outputs, that carry every sum once
   bool whole_within, whole_without;  // no sum is spread over what lies inside, outside
   bool together;     // all parts of a sum that the array has at a time reach the outer memory as one
 };
@@ -85,8 +88,19 @@ inline unsigned shared(const Problem& problem, const Boundary& b) {
 // All that differ, without those that need more elements than others for the same number of steps of every loop.
 std::vector<Site> sites(const Problem& problem);
 
-// Weights and outputs, if the whole operand goes round so many times.
-Flow rounds(const Problem& problem, const Site& site, int boundary, double times);
+// The bits of the words that one transfer takes, and the elements of so many bits that would fill them.
+inline double carried(const Store& store, double bits) {
+  return store.word > 0 ? store.word * std::ceil(bits / store.word - 1e-9) : bits;
+}
+inline double filled(const Store& store, double elements, double bits) {
+  return store.word > 0 && bits > 0 ? carried(store, elements * bits) / bits : elements;
+}
+
+// Weights and outputs, if the whole operand goes round so many times, in tiles of these extents.
+Flow rounds(const Problem& problem, const Site& site, int boundary, const Extents& extents, double times);
+
+// The extents of the tile that takes the fewest words: the fewer the transfers, the fewer of them.
+inline Extents fullest(const Site& site, const Boundary& b) { return b.inner < 0 ? ones() : site.time; }
 
 // How often it goes round if the tile and all further in cover these extents.
 double times_round(const Site& site, int operand, const Extents& extents);

@@ -67,12 +67,13 @@ def random_memory(
         operands=operands,
         bytes=size,
         per=per,
-        width_bits=16,
+        width_bits=random.choice((16, 24, 100)),
         read_bandwidth=random.choice((8, 64, 256) if shared else (None, 8, 64, 256)),
         write_bandwidth=None if shared else random.choice((None, 8, 64, 256)),
         shared_port=shared,
         double_buffered=random.random() < 0.5,
         compressed=some(random, operands) if random.random() < 0.3 else (),
+        whole_words=random.random() < 0.5,
     )
 
 

@@ -68,7 +68,8 @@ def random_small_chip(rng: random.Random) -> Chip:
         )
         doubled = bool(sizes) and rng.random() < 0.3
         size = rng.choice(sizes) if sizes else None
-        return memory(name, operands, bytes=size, double_buffered=doubled, **prices, **ports, **fields)
+        words = {"width_bits": min(rng.choice([8, 24, 40]), 8 * (size or 5)), "whole_words": rng.random() < 0.4}
+        return memory(name, operands, bytes=size, double_buffered=doubled, **words, **prices, **ports, **fields)
 
     names = ELEMENT[: rng.choice([1, 2])]
     dimensions = tuple(

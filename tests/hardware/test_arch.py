@@ -42,6 +42,11 @@ BROKEN = [
     ("picojoules = 0.5", "picojoules = -0.5", "an operation of 8 by 8 bits costs no negative energy"),
     ("picojoules = 0.5", "cycles = 0", "cycles of an operation is a positive number"),
     ("bytes = 4096", "bytes = 7", "memory 'buffer': bytes is 7, which does not hold one word of width_bits = 64"),
+    (
+        "bytes = 4096",
+        "bytes = 4096\nwhole_words = true",
+        "'buffer': whole_words are counted on chips of kind 'spatial', ",
+    ),
     ("bytes = 4096", "", "memory 'buffer' is not the outermost of operand I and needs bytes"),
     (
         "bytes = 4096",

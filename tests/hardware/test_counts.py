@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from dovetail.hardware.arch import Arithmetic, Chip, Dimension, Memory, OperationEnergy, Source
+from dovetail.hardware.cost import price
 from dovetail.hardware.counts import count
 from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Operand
 from dovetail.hardware.loops import Element, Machine
@@ -49,6 +50,7 @@ def check(chip: Chip, layer: Layer, mapping: Mapping, values: Table[Operand, Tab
     accesses = {(access.memory, access.operand, access.action): access for access in counts.accesses}
     assert {kind: access.elements for kind, access in accesses.items()} == tally.elements, told
     assert {kind: access.bits for kind, access in accesses.items()} == pytest.approx(tally.bits), told
+    assert {kind: access.words for kind, access in accesses.items()} == pytest.approx(tally.words), told
     assert {(hops.dimension, hops.operand): hops.bits for hops in counts.hops} == +tally.hops, told
     room = occupied(chip, layer, mapping)
     assert all(bits / 8 <= room[memory][operand] * (1 + 1e-9) for (memory, operand), bits in machine.most.items()), told
@@ -173,6 +175,30 @@ def test_bandwidth_stalls_and_buffers_hide_it() -> None:
         )
         cycles = count(replace(chip, memory=memory), layer, mapping).cycles
         assert (cycles.computing, cycles.filling, cycles.stalled) == (8, 4, stalled)  # first one weight and one input
+
+
+def test_the_last_word_of_every_transfer_is_paid_for_whole() -> None:
+    """Weights of 8 bits, three at a time into each of four registers, through words of 16 and 64 bits."""
+    layer = Layer("product", {"K": 4, "C": 6}, bits={"W": 8})
+    mapping = Mapping({"x": (("K", 4),)}, (("C", 3), ("C", 2)), 0, {"I": (0, 2), "W": (1, 2), "O": (2, 2)})
+    chip = accelerator()
+    prices = {"read_picojoules": 1.0, "write_picojoules": 0.0}
+    register, buffer, dram = (replace(memory, whole_words=True, **prices) for memory in chip.memory)  # type: ignore
+    free = OperationEnergy(input_bits=16, weight_bits=16, picojoules=0.0)
+    chip = replace(
+        chip,
+        memory=(register, replace(buffer, width_bits=64, read_bandwidth=32), dram),
+        arithmetic=replace(chip.arithmetic, operation=(free,)),
+    )
+    counts = count(chip, layer, mapping)
+    words = {(a.memory, a.action): (a.bits, a.words) for a in counts.accesses if a.operand == "W"}
+    assert words["register", "write"] == (4 * 6 * 8, 4 * 2 * 2)  # 24 bits are two words
+    assert words["register", "read"] == (4 * 6 * 8, 4 * 6)  # one byte at a time
+    assert words["buffer", "read"] == (4 * 6 * 8, 2 * 2)  # 96 bits for all four at once, twice
+    assert words["buffer", "write"] == (4 * 6 * 8, 3)  # all at once
+    assert counts.cycles.stalled["register"] == 2 * 2 * 64 / 32 + 6 * 1 * 64 / 32  # and an input for each of six steps
+    paid = sum(e.picojoules for e in price(chip, layer, counts) if (e.place, e.operand) == ("buffer", "W"))
+    assert paid == 2 * 2
 
 
 MAPPING = Mapping({"x": (("K", 4),)}, (("C", 4), ("K", 4), ("N", 4)), 1, {"I": (1, 1), "W": (1, 2), "O": (1, 2)})

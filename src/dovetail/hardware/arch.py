@@ -33,6 +33,9 @@ else:
 
 CHIPS = Path(__file__).parent / "chips"
 
+ROUNDING = 1e-9
+"""A word that is full but for errors of rounding is full."""
+
 Status = Literal["read", "derived", "memory", "assumed"]
 """How a number is known: seen in its source; arithmetic on numbers that were; from memory, unchecked; chosen by us."""
 
@@ -74,6 +77,10 @@ class Memory:
     `double_buffered`, tiles may take half of it, for the next one arrives meanwhile. Bandwidths are bits per cycle and
     instance (None: no limit); with `shared_port` reads and writes share `read_bandwidth`. Energies are for `width_bits`
     moved. `compressed` names the operands it keeps without their zeros: density then shrinks what is moved and held.
+
+    With `whole_words` every transfer takes whole words of `width_bits`, of energy and of bandwidth, however few bits of
+    the last are wanted; without, words are full, as if transfers were packed. A transfer is what one instance takes in
+    or gives out at once: a tile of it, or all that instances further in, or processing elements, are sent together.
     """
 
     name: str
@@ -88,7 +95,14 @@ class Memory:
     read_picojoules: float | None = None
     write_picojoules: float | None = None
     compressed: tuple[Operand, ...] = ()
+    whole_words: bool = False
     source: tuple[Source, ...] = ()
+
+    def carried(self, bits: float, transfers: float = 1) -> float:
+        """The bits of the words in which so many equal transfers move `bits` in all."""
+        if not self.whole_words or not bits:
+            return bits
+        return transfers * self.width_bits * math.ceil(bits / transfers / self.width_bits - ROUNDING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +257,8 @@ def _problems(chip: Chip) -> Iterator[str]:
         yield from (f"dimension {dimension.name!r}: {problem}" for problem in _dimension_problems(dimension))
     for memory in chip.memory:
         yield from (f"memory {memory.name!r}: {problem}" for problem in _memory_problems(memory, known))
+        if memory.whole_words and chip.kind != "spatial":
+            yield f"memory {memory.name!r}: whole_words are counted on chips of kind 'spatial', this is {chip.kind!r}"
     for operand in OPERANDS:
         yield from _chain_problems(chip.chain(operand), operand)
 

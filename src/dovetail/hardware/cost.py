@@ -27,13 +27,17 @@ IDLE = "idle"
 
 @dataclass(frozen=True)
 class Access:
-    """How many elements of an operand, of `bits` in all, one memory was asked to read or write in a layer."""
+    """How many elements of an operand, of `bits` in all, one memory was asked to read or write in a layer.
+
+    `words` are what it then moves and what is paid for; None: they are full.
+    """
 
     memory: str
     operand: Operand
     action: Literal["read", "write"]
     elements: float
     bits: float
+    words: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,8 @@ def price(chip: Chip, layer: Layer, counts: Counts) -> tuple[Energy, ...]:
         if access.bits:
             known = memory.read_picojoules if access.action == "read" else memory.write_picojoules
             each = _known(chip, known, f"a {access.action} of memory {memory.name!r} ({access.action}_picojoules)")
-            entries.append(Energy(memory.name, access.operand, access.bits / memory.width_bits * each))
+            words = access.bits / memory.width_bits if access.words is None else access.words
+            entries.append(Energy(memory.name, access.operand, words * each))
     dimensions = {dimension.name: dimension for dimension in chip.dimension}
     for hops in counts.hops:
         if hops.bits:

@@ -32,13 +32,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from dovetail.hardware.arch import Chip, Dimension, Memory
 from dovetail.hardware.cost import Counts, Hops
 from dovetail.hardware.layer import OPERANDS, Layer, Operand
 from dovetail.hardware.mapping import Mapping, bits_in, view
-from dovetail.hardware.moves import Move, Port, accesses, cycles
+from dovetail.hardware.moves import Action, Move, Phase, Port, accesses, cycles
 from dovetail.hardware.tiles import Steps, product, relevant, spread, volume
 
 
@@ -105,7 +104,7 @@ class _Boundary:
 
     def moves(self) -> list[Move]:
         found = self._sums() if self.operand == "O" else self._fetches()
-        return [move for move in found if move.ports[0].elements]
+        return [move for move in found if any(port.elements for port in move.ports)]
 
     def passed(self) -> dict[str, float]:
         """Bits passed between neighbours, by dimension: what reaches more of them less what reached fewer."""
@@ -114,7 +113,8 @@ class _Boundary:
             through = [visits * sums for sums in self._sent]
         else:
             bits = self.layer.bits[self.operand]
-            through = [first + later for first, later in zip(*self._wanted, strict=True)]
+            asked = ([times * elements for elements in wanted] for times, wanted in self._wanted)
+            through = [sum(sums) for sums in zip(*asked, strict=True)]
         return {
             dimension.name: bits * (before - after)
             for (dimension, _), before, after in zip(self.between, through, through[1:], strict=False)
@@ -128,6 +128,23 @@ class _Boundary:
     def _instances(self) -> int:
         """Instances of `inner` at work."""
         return product(self.above) * math.prod(product(factors) for _, factors in self.between)
+
+    @cached_property
+    def _apart(self) -> int:
+        """Transfers at a time, of all instances of `outer`: along links that share nothing each has its own."""
+        return product(self.above) * math.prod(product(factors) for factors in self._unshared)
+
+    @cached_property
+    def _whole(self) -> int:
+        """Those of them, of outputs, that carry every sum once."""
+        return product(self.above) * math.prod(relevant(factors) for factors in self._unshared)
+
+    @property
+    def _unshared(self) -> Iterator[tuple[Steps, ...]]:
+        return (factors for dimension, factors in self.between if dimension.links[self.operand] == "none")
+
+    def _outer_port(self, action: Action, transfers: float, each: int, bits: float) -> Port:
+        return _port(self.outer, action, transfers, each, bits, product(self.above))
 
     @property
     def _kept(self) -> bool:
@@ -160,34 +177,33 @@ class _Boundary:
     # Inputs and weights
 
     def _fetches(self) -> list[Move]:
-        first, later = self._wanted
-        if self._waited_for:
-            return [self._fetch(first, "filling"), self._fetch(later, "running")]
-        return [self._fetch([a + b for a, b in zip(first, later, strict=True)], "running")]
+        first, *later = self._wanted
+        phase: Phase = "filling" if self._waited_for else "running"
+        return [self._fetch(*first, phase), *(self._fetch(*more, "running") for more in later)]
 
-    def _fetch(self, wanted: list[int], phase: Literal["filling", "running"]) -> Move:
-        read = wanted[-1] * self._spent
-        ports = [Port(self.outer, "read", read, read * self._bits(self.outer), product(self.above))]
+    def _fetch(self, times: int, wanted: list[int], phase: Phase) -> Move:
+        apart, own = self._apart, self._instances
+        ports = [self._outer_port("read", times * apart * self._spent, wanted[-1] // apart, self._bits(self.outer))]
         if self.inner is not None:
-            bits = wanted[0] * self._bits(self.inner)
-            ports.append(Port(self.inner, "write", wanted[0], bits, self._instances))
+            bits = self._bits(self.inner)
+            ports.append(_port(self.inner, "write", times * own, wanted[0] // own, bits, own))
         return Move(self.operand, self.inner, tuple(ports), phase)
 
     @cached_property
-    def _wanted(self) -> tuple[list[int], list[int]]:
-        """Elements asked of `outer` for the first tiles, and for all later ones: see `_together`."""
+    def _wanted(self) -> list[tuple[int, list[int]]]:
+        """How often elements are asked of `outer`, and how many at a time, the first tiles first: see `_together`."""
         first = self._together(self.tile)
         if not self._kept:
-            return first, [(product(self.outside) - 1) * elements for elements in first]
+            return [(1, first), (product(self.outside) - 1, first)]
         reuse = self.chip.settings.get("halo_reuse", True)
-        later = [0] * len(first)
+        later = []
         for times, distance in self._advances():
             new = {  # sets of sums are symmetric: either way as many are new
                 axis: mask & ~(mask >> abs(distance[axis])) if reuse or not distance[axis] else mask
                 for axis, mask in self.tile.items()
             }
-            later = [sum_ + times * more for sum_, more in zip(later, self._together(new), strict=True)]
-        return first, later
+            later.append((times, self._together(new)))
+        return [(1, first), *later]
 
     def _together(self, new: dict[str, int]) -> list[int]:
         """Elements with anything `new` on some axis, if links share them along the first 0, 1, ... dimensions."""
@@ -204,39 +220,39 @@ class _Boundary:
     def _sums(self) -> list[Move]:
         """All leave; those that are not finished come back."""
         visits, tiles = self._visits
-        last = int(self._waited_for)
-        back = (visits - tiles) * self._distinct * self._spent
-        width = self.chip.arithmetic.sum_bits
-        returned = [Port(self.outer, "read", back, back * width, product(self.above))]
+        last, width = int(self._waited_for), self.chip.arithmetic.sum_bits
+        times, whole = visits - tiles, self._whole
+        returned = [self._outer_port("read", times * whole * self._spent, self._distinct // whole, width)]
         if self.inner is not None:
-            receivers = self._distinct // volume(self.tile)
-            returned.append(Port(self.inner, "write", back, back * width, receivers))
+            each = volume(self.tile)
+            receivers = self._distinct // each
+            returned.append(_port(self.inner, "write", times * receivers, each, width, receivers))
         return [
             self._leave(visits - tiles, tiles - last, "running"),
             self._leave(0, last, "draining"),
             Move("O", self.inner, tuple(returned)),
         ]
 
-    def _leave(self, unfinished: int, finished: int, phase: Literal["running", "draining"]) -> Move:
+    def _leave(self, unfinished: int, finished: int, phase: Phase) -> Move:
         """So many tiles leave every instance.
 
         Where parts of a sum arrive one by one, `outer` reads what it has before it adds all but the first; the last to
         arrive completes a finished sum.
         """
-        width, leaving = self.chip.arithmetic.sum_bits, unfinished + finished
-        whole = self.inner is not None and _all_relevant(self.above)
-        narrower = finished * self._distinct * (width - self._bits(self.outer)) if whole else 0
-        written = leaving * self._sent[-1] * self._spent
-        added = leaving * (self._sent[-1] - self._distinct) * self._spent
+        width, leaving, each = self.chip.arithmetic.sum_bits, unfinished + finished, self._sent[-1] // self._apart
+        done = self.inner is not None and _all_relevant(self.above)
+        narrower = finished * self._whole if done else 0
         ports = [
-            Port(self.outer, "write", written, written * width - narrower, product(self.above)),
-            Port(self.outer, "read", added, added * width, product(self.above)),
+            self._outer_port("write", (leaving * self._apart - narrower) * self._spent, each, width),
+            self._outer_port("write", narrower, each, self._bits(self.outer)),
+            self._outer_port("read", leaving * (self._apart - self._whole) * self._spent, each, width),
         ]
         if self.inner is not None:
-            whole = whole and all(_all_relevant(factors) for _, factors in self.between)
-            narrower = finished * self._sent[0] * (width - self._bits(self.inner)) if whole else 0
-            read = leaving * self._sent[0]
-            ports.append(Port(self.inner, "read", read, read * width - narrower, self._instances))
+            own = self._instances
+            done = done and all(_all_relevant(factors) for _, factors in self.between)
+            narrower = finished * own if done else 0
+            for transfers, bits in (leaving * own - narrower, width), (narrower, self._bits(self.inner)):
+                ports.append(_port(self.inner, "read", transfers, volume(self.tile), bits, own))
         return Move("O", self.inner, tuple(ports), phase)
 
     @cached_property
@@ -261,6 +277,12 @@ class _Boundary:
         """Outputs that all tiles together hold, of every `outer` its own."""
         between = math.prod(relevant(factors) for _, factors in self.between)
         return volume(self.tile) * between * product(self.above)
+
+
+def _port(memory: Memory, action: Action, transfers: float, each: int, bits: float, instances: int) -> Port:
+    """So many transfers of so many elements of so many bits."""
+    elements = transfers * each
+    return Port(memory, action, elements, elements * bits, instances, transfers)
 
 
 def _hops(boundaries: Iterable[_Boundary]) -> Iterator[Hops]:

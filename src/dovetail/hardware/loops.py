@@ -30,6 +30,9 @@ Position = tuple[int, ...]
 Kind = tuple[str, Operand, str]
 """A memory, an operand and an action."""
 
+Port = tuple[str, Position, str, str, str]
+"""A memory, an instance of it, an action, its phase, and the memory further in that it was for ("": elements)."""
+
 
 class Sum(NamedTuple):
     """A partial sum, and how many products are in it."""
@@ -57,13 +60,14 @@ class Level:
 
 @dataclass
 class Tally:
-    """What passed the ports: elements and bits of each kind, and the bits of every instance by what moved them."""
+    """What passed the ports: elements, bits and words of each kind, and what every port carried."""
 
     elements: Counter[Kind] = field(default_factory=Counter)
     bits: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
+    words: defaultdict[Kind, float] = field(default_factory=lambda: defaultdict(float))
     hops: Counter[tuple[str, Operand]] = field(default_factory=Counter)
-    ports: defaultdict[tuple[str, Position, str, str, str], float] = field(default_factory=lambda: defaultdict(float))
-    """By memory, instance, action, phase and the memory further in that it was for ("" for processing elements)."""
+    ports: defaultdict[Port, float] = field(default_factory=lambda: defaultdict(float))
+    """The bits of whole words."""
 
 
 class Machine:
@@ -75,6 +79,8 @@ class Machine:
         self.steps = list(self._steps())
         self.levels = {operand: self._levels(operand) for operand in OPERANDS}
         self.tally = Tally()
+        self.moving: defaultdict[tuple[Port, Operand, Position], float] = defaultdict(float)
+        """The bits of every transfer under way, by its port and the position that it is for."""
         self.most: dict[tuple[str, Operand], float] = {}
         """The bits that any instance of a memory held at a time, all but the outermost."""
         for operand in ("I", "W"):
@@ -233,6 +239,7 @@ class Machine:
                 inner.content[position][element] = outer.content[outer.instance(position)][element]
             inner.content[position] = {element: inner.content[position][element] for element in elements}
         self._request(operand, lacking, inner, outer, phase)
+        self._arrived()
 
     def _request(
         self, operand: Operand, wanted: dict[Position, set[Element]], inner: Level | None, outer: Level, phase: str
@@ -240,7 +247,7 @@ class Machine:
         """Reads once for all that share, and passes on."""
         for together in self._shared(operand, wanted, outer).values():
             for positions in together:
-                self._count(operand, outer, outer.instance(positions[0]), "read", inner, phase)
+                self._count(operand, outer, positions[0], "read", inner, phase)
                 self._pass(operand, positions, self.layer.bits[operand])
 
     def _shared(
@@ -249,13 +256,17 @@ class Machine:
         """For every element, the positions that want it, in groups that one transfer serves."""
         groups: defaultdict[Element, defaultdict[Position, list[Position]]] = defaultdict(lambda: defaultdict(list))
         for position, elements in wanted.items():
-            alone = tuple(
-                index if own or dimension.links[operand] == "none" else 0
-                for index, own, dimension in zip(position, outer.per, self.chip.dimension, strict=True)
-            )
+            alone = self._alone(operand, position, outer)
             for element in elements:
                 groups[element][alone].append(position)
         return {element: list(together.values()) for element, together in groups.items()}
+
+    def _alone(self, operand: Operand, position: Position, outer: Level) -> Position:
+        """The same for all positions that one transfer serves."""
+        return tuple(
+            index if own or dimension.links[operand] == "none" else 0
+            for index, own, dimension in zip(position, outer.per, self.chip.dimension, strict=True)
+        )
 
     def _pass(self, operand: Operand, positions: Iterable[Position], bits: int) -> None:
         """Hops between those that share: along the last dimension, then from there along the one before, and so on."""
@@ -277,10 +288,11 @@ class Machine:
                 inner.content[position][element] = Sum()
                 if (home, element) not in taken:
                     taken.add((home, element))
-                    self._count("O", outer, home, "read", inner, "running")
+                    self._count("O", outer, position, "read", inner, "running")
                     self._count("O", inner, position, "write", inner, "running")
                     inner.content[position][element] = outer.content[home][element]
                     outer.content[home][element] = Sum()
+        self._arrived()
 
     def _drain(self, inner: Level, outer: Level, phase: str) -> None:
         """All sums leave; where several arrive for one output, they are added up."""
@@ -299,20 +311,14 @@ class Machine:
                 home = outer.instance(positions[0])
                 content = outer.content[home]
                 if element in content and (home in replaced or inner is None):
-                    self._count("O", outer, home, "read", inner, phase)
+                    self._count("O", outer, positions[0], "read", inner, phase)
                 replaced.add(home)
                 self._pass("O", positions, self.chip.arithmetic.sum_bits)
                 for position in positions:
                     content[element] = content.get(element, Sum()).plus(sent[position][element])
-                self._count(
-                    "O",
-                    outer,
-                    home,
-                    "write",
-                    inner,
-                    phase,
-                    content[element] if inner is not None and inner.memory is not None else None,
-                )
+                sum_ = content[element] if inner is not None and inner.memory is not None else None
+                self._count("O", outer, positions[0], "write", inner, phase, sum_)
+        self._arrived()
 
     def _compute(self, time: int) -> None:
         """One multiplication in every processing element."""
@@ -331,13 +337,13 @@ class Machine:
         self,
         operand: Operand,
         level: Level,
-        instance: Position,
+        position: Position,
         action: str,
         inner: Level | None,
         phase: str,
         sum_: Sum | None = None,
     ) -> None:
-        """One element crossed a port; an output has its own width if `sum_` is finished."""
+        """One element for (or from) a position crossed a port; an output has its own width if `sum_` is finished."""
         if level.memory is None:
             return
         bits = self._width(operand, level.memory, sum_)
@@ -345,7 +351,19 @@ class Machine:
         self.tally.elements[name, operand, action] += 1
         self.tally.bits[name, operand, action] += bits
         into = inner.memory.name if inner is not None and inner.memory is not None else ""
-        self.tally.ports[name, instance, action, phase, into] += bits
+        port = name, level.instance(position), action, phase, into
+        apart = position if level is inner else self._alone(operand, position, level)
+        self.moving[port, operand, apart] += bits
+
+    def _arrived(self) -> None:
+        """Every transfer under way is one by itself: its last word may not be full."""
+        memories = {memory.name: memory for memory in self.chip.memory}
+        for (port, operand, _), bits in self.moving.items():
+            name, _, action, _, _ = port
+            carried = memories[name].carried(bits)
+            self.tally.words[name, operand, action] += carried / memories[name].width_bits
+            self.tally.ports[port] += carried
+        self.moving.clear()
 
 
 def _product(mapping: Mapping, dimension: str) -> int:

@@ -171,6 +171,7 @@ def _store(chip: Chip, memory: Memory) -> list[float]:
         memory.write_bandwidth or math.inf,
         memory.shared_port,
         memory.double_buffered,
+        memory.width_bits if memory.whole_words else 0,
     ]
 
 

@@ -12,15 +12,24 @@ from dovetail.hardware.cost import Access, Cycles, operation_for
 from dovetail.hardware.layer import OPERANDS, Layer, Operand
 from dovetail.hardware.mapping import Mapping
 
+Action = Literal["read", "write"]
+Phase = Literal["filling", "running", "draining"]
+
 
 class Port(NamedTuple):
-    """What passes one memory: elements and bits in all, which `instances` of it share evenly."""
+    """What passes one memory: elements and bits in all, in equal `transfers` that `instances` of it share evenly."""
 
     memory: Memory
-    action: Literal["read", "write"]
+    action: Action
     elements: float
     bits: float
     instances: int
+    transfers: float = 1
+
+    @property
+    def carried(self) -> float:
+        """The bits of the words that they take."""
+        return self.memory.carried(self.bits, self.transfers)
 
 
 class Move(NamedTuple):
@@ -29,19 +38,20 @@ class Move(NamedTuple):
     operand: Operand
     inner: Memory | None
     ports: tuple[Port, ...]
-    phase: Literal["filling", "running", "draining"] = "running"
+    phase: Phase = "running"
 
 
 def accesses(moves: Iterable[Move]) -> Iterator[Access]:
-    sums: dict[tuple[str, Operand, Literal["read", "write"]], list[float]] = defaultdict(lambda: [0, 0])
+    sums: dict[tuple[str, Operand, Action], list[float]] = defaultdict(lambda: [0, 0, 0])
     for move in moves:
         for port in move.ports:
             entry = sums[port.memory.name, move.operand, port.action]
             entry[0] += port.elements
             entry[1] += port.bits
-    for (memory, operand, action), (elements, bits) in sums.items():
+            entry[2] += port.carried / port.memory.width_bits
+    for (memory, operand, action), (elements, bits, words) in sums.items():
         if elements:
-            yield Access(memory, operand, action, elements, bits)
+            yield Access(memory, operand, action, elements, bits, words)
 
 
 def cycles(chip: Chip, layer: Layer, mapping: Mapping, moves: list[Move]) -> Cycles:
@@ -81,7 +91,7 @@ def port_cycles(moves: Iterable[Move]) -> dict[str, float]:
     memories = {}
     for port in (port for move in moves for port in move.ports):
         memories[port.memory.name] = port.memory
-        bits[port.memory.name, port.action] += port.bits / port.instances
+        bits[port.memory.name, port.action] += port.carried / port.instances
     found = {}
     for name, memory in memories.items():
         read, write = bits[name, "read"], bits[name, "write"]
