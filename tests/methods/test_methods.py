@@ -12,6 +12,7 @@ from torch import nn
 from dovetail.errors import ModelError, RecipeError
 from dovetail.methods import METHODS, Method
 from dovetail.methods.constraint import Step, bake, constraints, find, layouts
+from dovetail.methods.factorize.escalate import HybridKernels
 from dovetail.methods.factorize.smartdeal import PowersTimesBasis
 from dovetail.methods.method import Context, nearest
 from dovetail.methods.quantize.quantizer import INPUT, Quantizer
@@ -167,6 +168,10 @@ class TestEveryMethod:
                 # It prunes rows of coefficients; other zeros are sums that happen to be zero.
                 zero[name] = held.slices.join((~held.mask).all(2, keepdim=True).expand(held.mask.shape))
                 assert zero[name].any() or name != "7.weight"
+            if (
+                hybrid := find(model, name, HybridKernels)
+            ) is not None:  # sums of whole kernels, of those that are left
+                zero[name] = (~hybrid.kept).all(2)[..., None, None].expand(zero[name].shape)
         train_a_little(model)
         for name, weight in method.weights(model).items():
             assert not weight[zero[name]].any(), f"{name}: pruned weights came back"

@@ -2,7 +2,7 @@
 
 from dovetail.methods.channels.channels import Channels
 from dovetail.methods.entropy_coding import EntropyCoding
-from dovetail.methods.factorize import BlockConvolution, Penni, SmartDeal
+from dovetail.methods.factorize import BlockConvolution, Escalate, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
 from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
@@ -43,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
         Pattern,
         Complementary,
         SmartDeal,
+        Escalate,
         Ptq,
         DynamicFixedPoint,
         WeightSharing,
@@ -75,6 +76,7 @@ __all__ = [
     "Cp",
     "DynamicFixedPoint",
     "EntropyCoding",
+    "Escalate",
     "Ffn",
     "Lasso",
     "Lsq",
