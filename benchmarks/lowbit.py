@@ -7,34 +7,30 @@ trained for EPOCHS epochs on the whole training set, the original as their teach
 Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not run again unless it is named; a row
 that was interrupted goes on where it was. Draws results/lowbit.png.
 
-The rows of peers need their packages: pip install nncf==3.4.0 openvino, in an environment of their own; ONNX Runtime's
-static quantisation comes with it (and needs onnx).
+The rows of peers need their packages, in an environment of their own: see lowbit_peers.py.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from onnxruntime import InferenceSession
+from lowbit_peers import PEERS
 from records import Options, Rows, given, run_cases
 from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from dovetail.compression import compress, planning_context
+from dovetail.compression import Compressed, compress
 from dovetail.data import Dataset, load_dataset
 from dovetail.data.noise import noise
 from dovetail.methods import METHODS, Method
 from dovetail.recipe import Recipe, RecipeStep, gentle
-from dovetail.runtime import Artefact, Session, export_onnx, freeze
+from dovetail.runtime import Artefact, Session, freeze
 from dovetail.targets import load_target
 from dovetail.train import Training, score
 
@@ -47,7 +43,7 @@ TRAINING = Training(
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or a recipe of the package by its name."""
+    """A method, or a recipe by its name or file."""
 
     step: Method | str
     trained: bool = False
@@ -81,6 +77,7 @@ ROWS = {
     "xnor": Row(method("xnor"), trained=True),
     "bnn": Row(method("bnn"), trained=True),
     "binary maps": Row(method("binary_maps"), trained=True),
+    "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), trained=True),
 }  # fmt: skip
 
 
@@ -108,8 +105,8 @@ def ours(
     else:
         training = (gentle(TRAINING) if row.step.steep else TRAINING) if row.trained else None
         recipe = Recipe(name=row.step.name, steps=(RecipeStep(method=row.step, training=training),))
-    model = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress).model
-    artefact = freeze(model, dataset.example())
+    compressed = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress)
+    artefact = freeze(compressed.model, dataset.example())
     artefact.save(folder / "model.dvt")
     session = Session(Artefact.load(folder / "model.dvt"))
     return {
@@ -117,7 +114,15 @@ def ours(
         "file_bytes": (folder / "model.dvt").stat().st_size,
         "energy": energy(artefact, dataset),
         "settings": repr(recipe.steps[0].method),
+        "costliest": costliest(compressed),
     }
+
+
+def costliest(compressed: Compressed) -> dict[str, float]:
+    """The three layers that alone change the outputs most, before training: by how much, relative to the outputs."""
+    rows = [(layer, row) for _, plan in compressed.plans for layer, row in plan.items()]
+    errors = {layer: row["output_error"] for layer, row in rows if "output_error" in row}
+    return {layer: float(f"{errors[layer]:.3g}") for layer in sorted(errors, key=errors.__getitem__)[:-4:-1]}
 
 
 def energy(artefact: Artefact, dataset: Dataset) -> float:
@@ -125,48 +130,16 @@ def energy(artefact: Artefact, dataset: Dataset) -> float:
     return load_target("energy_45nm").cost(artefact, dataset.example().numpy()).quantities["energy"].value
 
 
-def nncf_ptq(original: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Eight bits, on the images that our own rows see."""
-    nncf = importlib.import_module("nncf")
-    images = [image[None] for image in planning_context(dataset, original).inputs]
-    model = nncf.quantize(original, nncf.Dataset(images), subset_size=len(images))
-    return {"accuracy": score(model.eval(), dataset)}
-
-
-def onnxruntime_static(original: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Eight bits, per channel, min-max, on the images that our own rows see."""
-    quantization = importlib.import_module("onnxruntime.quantization")
-    with tempfile.TemporaryDirectory() as folder:
-        path, quantised = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
-        export_onnx(freeze(original, dataset.example()), path)
-        name = InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].name
-        images = [{name: image[None].numpy()} for image in planning_context(dataset, original).inputs]
-
-        class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-            def get_next(self) -> dict[str, Any] | None:
-                return images.pop() if images else None
-
-        quantization.quantize_static(path, quantised, Reader(), per_channel=True)
-        session = InferenceSession(quantised, providers=["CPUExecutionProvider"])
-        accuracy = score(lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), dataset)
-        return {"accuracy": accuracy, "file_bytes": quantised.stat().st_size}
-
-
-PEERS: dict[str, Callable[[nn.Module, Dataset], dict[str, Any]]] = {
-    "nncf int8": nncf_ptq,
-    "onnxruntime int8": onnxruntime_static,
-}
-
-
 def table(results: Rows) -> Table:
     shown = Table(title="ResNet-20 on CIFAR-10, given weights; file and energy as parts of the float network's")
-    for column in ("row", "accuracy %", "drop", "file", "energy (45 nm, modelled)", "minutes"):
-        shown.add_column(column, justify="left" if column == "row" else "right")
+    for column in ("row", "accuracy %", "drop", "file", "energy (45 nm, modelled)", "minutes", "costliest layer"):
+        shown.add_column(column, justify="left" if column in ("row", "costliest layer") else "right")
     for name, row in sorted(results.items(), key=lambda item: -item[1]["accuracy"]):
         shown.add_row(
             name, f"{100 * row['accuracy']:.2f}", f"{100 * (row['accuracy_original'] - row['accuracy']):.2f}",
             f"{row['file_bytes'] / row['file_bytes_original']:.3f}" if "file_bytes" in row else "",
             f"{row['energy'] / row['energy_original']:.2f}" if "energy" in row else "", f"{row['seconds'] / 60:.0f}",
+            next(iter(row.get("costliest", {})), ""),
         )  # fmt: skip
     return shown
 
