@@ -16,6 +16,7 @@
 #include "engine/pool.hpp"
 #include "engine/product.hpp"
 #include "engine/program.hpp"
+#include "engine/recurrent.hpp"
 #include "engine/resize.hpp"
 #include "engine/stored_weights.hpp"
 #include "engine/trial.hpp"
@@ -234,6 +235,19 @@ void add_product(Program& program, std::vector<Id> reads, Id write, const Epilog
   add(program, std::move(operation), std::move(reads), write);
 }
 
+// Of each direction weights, h, c and bias, and whether it begins at the last step.
+using Directions = std::vector<std::tuple<Floats, Floats, Floats, Floats, bool>>;
+
+void add_recurrent(Program& program, Id read, Id write, int kind, const Directions& directions) {
+  const auto copied = [](const Floats& values) { return std::vector(values.data(), values.data() + values.size()); };
+  std::vector<engine::Recurrent::Direction> all;
+  for (const auto& [weights, h, c, bias, backward] : directions)
+    all.push_back({copied(weights), copied(h), copied(c), copied(bias), backward});
+  auto operation = std::make_unique<engine::Recurrent>(program.tensor(read), program.tensor(write),
+                                                       engine::Recurrent::Kind(kind), std::move(all));
+  add(program, std::move(operation), {read}, write);
+}
+
 // The caller's arrays in the order in which they were added: inputs, then outputs.
 std::vector<std::byte*> pointers(const Program& program, int batch, const Inputs& inputs, const Outputs& outputs) {
   std::vector<std::byte*> pointers;
@@ -291,6 +305,7 @@ void bind_program(nb::module_& m) {
                                                    engine::Pool::Kind(kind), epilogue), {read}, write);
            })
       .def("product", &add_product)
+      .def("recurrent", &add_recurrent)
       .def("normalise",
            [](Program& p, Id read, Id write, int kind, float epsilon, const Epilogue& epilogue) {
              add(p, std::make_unique<engine::Normalise>(p.tensor(read), p.tensor(write),

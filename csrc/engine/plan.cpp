@@ -12,6 +12,7 @@
 #include "elementwise.hpp"
 #include "normalise.hpp"
 #include "pool.hpp"
+#include "recurrent.hpp"
 #include "resize.hpp"
 
 namespace dovetail::engine {
@@ -98,6 +99,7 @@ class Builder {
       case Record::normalise: return normalise();
       case Record::resize: return resize();
       case Record::copy: return copy();
+      case Record::recurrent: return recurrent();
     }
     check(false, "there is no record " + std::to_string(record));
   }
@@ -196,6 +198,18 @@ class Builder {
     const auto low = reader_.number<float>(), high = reader_.number<float>();
     check(low <= high, "limits that cross");
     add(std::make_unique<Copy>(inputs, tensors_[output], boxes, low, high), std::move(reads), output);
+  }
+
+  void recurrent() {
+    const Id gates = id(), output = id();
+    const auto kind = Recurrent::Kind(reader_.integer(0, int(Recurrent::Kind::gru_reset_after), "a kind of recurrence"));
+    std::vector<Recurrent::Direction> directions(reader_.count());
+    for (auto& direction : directions) {
+      for (auto* values : {&direction.weights, &direction.h, &direction.c, &direction.bias})
+        *values = reader_.numbers<float>();
+      direction.backward = reader_.integer(0, 1, "a direction") == 1;
+    }
+    add(std::make_unique<Recurrent>(tensors_[gates], tensors_[output], kind, std::move(directions)), {gates}, output);
   }
 
   // Only copies know how the caller's arrays lie in memory.

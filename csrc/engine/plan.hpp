@@ -27,7 +27,9 @@ static_assert(sizeof(PlanHeader) == 24);
 
 constexpr std::uint32_t plan_version = 1;
 
-enum class Record : std::uint8_t { tensor, external, convolution, elementwise, pool, normalise, resize, copy };
+enum class Record : std::uint8_t {
+  tensor, external, convolution, elementwise, pool, normalise, resize, copy, recurrent
+};
 
 struct Planned {
   std::unique_ptr<Program> program;     // its first external array is the input, its second the output

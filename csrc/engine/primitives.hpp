@@ -66,6 +66,13 @@ struct Finish {
   float inverse_scale = 1, zero = 0;  // of the output's codes
 };
 
+// One step of a recurrence for one image (recurrent.hpp says which): `width` values of each gate, of state and bias.
+struct Cell {
+  const float *gates, *sums, *bias;  // [gate][width]; bias of the last
+  int width;
+  float *c, *h, *reset;
+};
+
 struct Primitives {
   const char* name;  // plain, avx2, avx512
   int (*tile_pixels)(int blocks);
@@ -75,6 +82,10 @@ struct Primitives {
   void (*depthwise_uint8)(const Tile<std::uint8_t, std::int32_t, std::int32_t>&);
   void (*finish_float32)(const Finish<float>&);
   void (*finish_int32)(const Finish<std::int32_t>&);
+  void (*lstm)(const Cell&);
+  void (*gru_reset)(const Cell&);  // reset = r * h
+  void (*gru)(const Cell&);
+  void (*gru_reset_after)(const Cell&);
   StoredPrimitives<Coded> codes;
   StoredPrimitives<Masked> masks;
   void (*slots_uint8)(const ByteProduct&, const Slots&);

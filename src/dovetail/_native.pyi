@@ -97,6 +97,16 @@ class Program:
         self, read: int, write: int, window: list[int], padding_after: list[int], kind: int, epilogue: Epilogue, /
     ) -> None: ...
     def product(self, reads: list[int], write: int, epilogue: Epilogue, /) -> None: ...
+    def recurrent(
+        self,
+        read: int,
+        write: int,
+        kind: int,
+        directions: Sequence[
+            tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], bool]
+        ],
+        /,
+    ) -> None: ...
     def normalise(self, read: int, write: int, kind: int, epsilon: float, epilogue: Epilogue, /) -> None: ...
     def resize(
         self, read: int, write: int, rows: list[_Between], columns: list[_Between], epilogue: Epilogue, /

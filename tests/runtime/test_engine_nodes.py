@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 
@@ -18,8 +18,12 @@ from dovetail.runtime.engine import EngineSession
 from dovetail.runtime.engine.session import OPERATORS
 
 ALSO = {"Constant"}
-WITHOUT_A_BATCH = {"Concat", "LayerNormalization", "Max", "Min", "Pad", "Pow", "ReduceMean", "Reshape", "Swish"}
-"""Their node tests go over the first axis, have no other, or read two inputs; see test_engine_operators.py."""
+WITHOUT_A_BATCH = {
+    "Concat", "Gather", "LayerNormalization", "Max", "Min", "Pad", "Pow", "ReduceMean", "Reshape", "Split", "Swish",
+}  # fmt: skip
+"""Their node tests go over the first axis, have no other, or two inputs or outputs; see test_engine_operators.py."""
+STEPS_FIRST = {"GRU", "LSTM"}
+"""Their batch is the second axis; here it is made the first."""
 
 RUN_OTHERWISE = {
     "test_averagepool_2d_ceil_last_window_starts_on_pad",
@@ -54,7 +58,25 @@ def load(case: TestCase) -> tuple[ModelProto, NDArray[np.float32], NDArray[np.fl
     for value, array in zip(model.graph.input[1:], inputs[1:], strict=True):
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
     del model.graph.input[1:]
-    return model, inputs[0], outputs[0]
+    (x, y) = (np.asarray(array) for array in (inputs[0], outputs[0]))
+    (node, *_) = model.graph.node
+    if node.op_type in STEPS_FIRST and not any(a.name == "layout" and a.i for a in node.attribute):
+        x, y = x.swapaxes(0, 1), y.swapaxes(0, y.ndim - 2)
+        batch_first(model, node, x.shape, y.ndim)
+    return model, x, y
+
+
+def batch_first(model: ModelProto, node: NodeProto, shape: tuple[int, ...], rank: int) -> None:
+    """Let the model's input have the batch first, and its output, where it is the last axis but one."""
+    order = list(range(rank))
+    order[0], order[-2] = order[-2], order[0]
+    place = next(i for i, name in enumerate(node.output) if name)
+    turned, (entry,), (end,) = "turned", model.graph.input, model.graph.output
+    node.input[0], node.output[place] = turned, f"{turned} output"
+    model.graph.node.insert(0, helper.make_node("Transpose", [entry.name], [turned], perm=[1, 0, 2]))
+    model.graph.node.append(helper.make_node("Transpose", [f"{turned} output"], [end.name], perm=order))
+    entry.CopyFrom(helper.make_tensor_value_info(entry.name, TensorProto.FLOAT, shape))
+    end.type.tensor_type.ClearField("shape")
 
 
 @pytest.mark.parametrize("name", cases())

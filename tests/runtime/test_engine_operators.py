@@ -134,6 +134,23 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
                    "e = HardSigmoid(x) f = Erf(x) g = Max(a, b) h = Min(c, d) i = Add(g, h) j = Add(e, f) "
                    "y = Add(i, j)",
                    {"steep": 1 + np.abs(normal(6, 1, 1)), "flat": -np.abs(normal(6, 1, 1))}),
+    "a shape that is computed": ("N,6,4,5", "a = Relu(x) b = Shape(a) c = Slice(b, zero, two, zero) "
+        "d = Concat <axis=0> (c, rest) e = Reshape(a, d) y = MatMul(e, w)",
+        {"zero": ints(0), "two": ints(2), "rest": ints(-1), "w": normal(20, 3)}),
+    "sums with a factor": ("N,6,5,5", "a = Relu(x) b = Add(x, a) c = Mul(b, f) m = GlobalAveragePool(x) d = Add(c, m) "
+        "e = Mul(d, f) g = Sub(e, m) y = Mul(g, f)", {"f": normal(6, 1, 1)}),
+    "parts": ("N,6,5", "a, b, c = Split <axis=1> (x, sizes) d = Relu(b) e = Concat <axis=1> (c, d, a) "
+              "f = Gather <axis=1> (e, last) g = Gather <axis=2> (x, odd) h = MatMul(g, w) "
+              "i = Unsqueeze(f, one) y = Concat <axis=1> (h, i)",
+              {"sizes": ints(2, 1, 3), "last": np.array(-1), "odd": ints(3, 1), "one": ints(1), "w": normal(2, 5)}),
+    "heads in one": ("N,7,24", "a = Reshape(x, split) b = Transpose <perm=[2,0,3,1,4]> (a) "
+        "q = Gather <axis=0> (b, zero) k = Gather <axis=0> (b, one) v = Gather <axis=0> (b, two) "
+        "t = Transpose <perm=[0,1,3,2]> (k) s = MatMul(q, t) p = Softmax <axis=3> (s) o = MatMul(p, v) "
+        "r = Transpose <perm=[0,2,1,3]> (o) y = Reshape(r, flat)",
+        {"split": ints(0, 7, 3, 2, 4), "zero": np.array(0), "one": np.array(1), "two": np.array(2),
+         "flat": ints(0, 0, -1)}),
+    "steps first, for a stranger": ("N,7,6", "a = Transpose <perm=[1,0,2]> (x) b = Atan(a) "
+                                    "y = Transpose <perm=[1,0,2]> (b)", {}),
     "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
     "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
     "only strangers": ("N,3,4", "y = Atan(x)", {}),

@@ -1,5 +1,6 @@
 // The primitives of the level that this translation unit is compiled for.
 #pragma once
+#include "cell.hpp"
 #include "finish.hpp"
 #include "product.hpp"
 #include "signs.hpp"
@@ -18,6 +19,10 @@ constexpr Primitives table(const char* name) {
           .depthwise_uint8 = dispatch<Depthwises, Tile<std::uint8_t, std::int32_t, std::int32_t>>,
           .finish_float32 = finish<float>,
           .finish_int32 = finish<std::int32_t>,
+          .lstm = lstm,
+          .gru_reset = gru_reset,
+          .gru = gru,
+          .gru_reset_after = gru_reset_after,
           .codes = codes,
           .masks = masks,
           .slots_uint8 = slots_uint8,

@@ -22,6 +22,7 @@ from dovetail.runtime.engine.layers import (
     Place,
     Pool,
     Product,
+    Recurrent,
     Resize,
     axis_steps,
     sides,
@@ -113,11 +114,15 @@ class Builder:
                 self.program.product(reads, write, epilogue)
             case Normalise():
                 self.program.normalise(reads[0], write, layer.kind, layer.epsilon, epilogue)
+            case Recurrent():
+                directions = [(d.weights.reshape(-1), d.h, d.c, d.bias, d.backward) for d in layer.directions]
+                self.program.recurrent(reads[0], write, layer.kind, directions)
             case Resize():
                 self.program.resize(reads[0], write, layer.rows, layer.columns, epilogue)
             case _:
                 raise AssertionError(layer)
-        self.rows.append(Row(layer.name, layer.operator, layer.shape, 0))
+        weights = layer.directions if isinstance(layer, Recurrent) else []
+        self.rows.append(Row(layer.name, layer.operator, layer.shape, sum(one.weights.nbytes for one in weights)))
 
     def convolve(self, layer: Convolution, reads: list[int], write: int) -> None:
         rows, columns, _ = sides(self.plan.shape(layer.inputs[0]), layer.reading_layout)

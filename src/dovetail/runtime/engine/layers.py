@@ -122,6 +122,11 @@ class Layer:
         return self.layout
 
     @property
+    def linear(self) -> bool:
+        """Whether its output can still get a factor and a shift."""
+        return self.epilogue.linear
+
+    @property
     def border(self) -> int:
         """How much border its first input needs."""
         return 0
@@ -176,6 +181,11 @@ class Convolution(Layer):
 class Elementwise(Layer):
     arithmetic: Arithmetic = Arithmetic.NONE
 
+    @property
+    def linear(self) -> bool:
+        """A second summand comes after the factor, as a residual does."""
+        return self.epilogue.linear and self.arithmetic not in (Arithmetic.ADD, Arithmetic.SUBTRACT)
+
 
 @dataclass
 class Pool(Layer):
@@ -192,6 +202,28 @@ class Pool(Layer):
 @dataclass
 class Product(Layer):
     """Of two values: matrices, or a matrix for each of as many rows."""
+
+    def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Recurrent weights (gates * padded, padded), and of `padded` numbers: h and c at first, the last gate's bias."""
+
+    weights: Array
+    h: Array
+    c: Array
+    bias: Array
+    backward: bool
+
+
+@dataclass
+class Recurrent(Layer):
+    """kind: 0 LSTM, 1 GRU, 2 GRU that resets after its product. Reads gates, as csrc/engine/recurrent.hpp has them."""
+
+    kind: int = 0
+    directions: list[Direction] = field(default_factory=list)
 
     def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
         return False

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from dovetail.runtime.engine.layers import Box, Copy, Layout, Loop, Resize, natural, unit, whole
+from dovetail.runtime.engine.moved import Cut, cut, moved, regroup, strange, turn
 from dovetail.runtime.engine.node import Node
 from dovetail.runtime.engine.operators import constant_of, demand, optional_constant
 from dovetail.runtime.engine.planner import Lacking, Plan, Translate
@@ -13,15 +17,14 @@ from dovetail.runtime.engine.planner import Lacking, Plan, Translate
 
 def reshape(plan: Plan, node: Node) -> None:
     """Any change of shape: nothing at all where memory stays as it is, else a copy."""
+    if strange(plan, node):
+        return regroup(plan, node)
     value, output = node.inputs[0], node.outputs[0]
     source, target = plan.shape(value), plan.shape(output)
     same = [side for side in source if side > 1] == [side for side in target if side > 1]
-    if not (same and output not in _ends(plan) and plan.view(output, value)):
+    if not (same and output not in plan.ends and plan.view(output, value)):
         _copy(plan, node, [value], [[_reshaped(source, target)]])
-
-
-def _ends(plan: Plan) -> set[str]:
-    return {value.name for value in plan.network.outputs}
+    return None
 
 
 def _reshaped(source: tuple[int, ...], target: tuple[int, ...]) -> Box:
@@ -49,14 +52,17 @@ def _reshaped(source: tuple[int, ...], target: tuple[int, ...]) -> Box:
 
 def transpose(plan: Plan, node: Node) -> None:
     value, output = node.inputs[0], node.outputs[0]
+    if strange(plan, node):
+        return turn(plan, node, node.attributes["perm"])
     shape = plan.shape(value)
     order = tuple(node.attributes.get("perm", range(len(shape) + 1)[::-1]))
     demand(order[0] == 0, "a transposition of the batch")
     demand(sorted(order) == list(range(len(shape) + 1)), "axes that do not fit its input")
     inner = tuple(axis - 1 for axis in order[1:])
     plan.shape(output)
-    if output in _ends(plan) or not plan.transposed_view(output, value, inner):
+    if output in plan.ends or not plan.transposed_view(output, value, inner):
         _copy(plan, node, [value], [[whole(shape, [inner.index(axis) for axis in range(len(shape))])]])
+    return None
 
 
 def concatenate(plan: Plan, node: Node) -> None:
@@ -71,25 +77,48 @@ def concatenate(plan: Plan, node: Node) -> None:
     _copy(plan, node, list(node.inputs), boxes)
 
 
-def cut(plan: Plan, node: Node) -> None:
+def slice_axes(plan: Plan, node: Node) -> None:
     """Slice."""
-    value = node.inputs[0]
-    shape, output = plan.shape(value), plan.shape(node.outputs[0])
     numbers = [optional_constant(plan, node, place) for place in (1, 2, 3, 4)]
-    starts, _, axes, steps = ([] if array is None else [int(n) for n in array.reshape(-1)] for array in numbers)
-    starts, axes = starts or node.attributes.get("starts", []), axes or node.attributes.get("axes", [])
-    axes, steps = list(axes or range(len(starts))), steps or [1] * len(starts)
-    source, step = [0] * len(shape), [1] * len(shape)
-    for axis, start, way in zip(axes, starts, steps, strict=True):
-        inner = _inner_axis(axis, len(shape))
-        side = shape[inner]
-        place = start + side if start < 0 else start
-        source[inner], step[inner] = min(max(place, 0), side - 1 if way < 0 else side), way
-    loops = tuple(
-        Loop(side, unit(i, len(shape), way if side > 1 else 1), unit(i, len(shape)))
-        for i, (side, way) in enumerate(zip(output, step, strict=True))
-    )
-    _copy(plan, node, [value], [[Box(tuple(source), (0,) * len(shape), loops)]])
+    starts, ends, axes, steps = ([] if array is None else [int(n) for n in array.reshape(-1)] for array in numbers)
+    starts, ends = starts or node.attributes.get("starts", []), ends or node.attributes.get("ends", [])
+    axes = list(axes or node.attributes.get("axes", range(len(starts))))
+    sides = [axis.side if axis else None for axis in moved(plan, node.inputs[0]).axes]
+    cuts = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(starts), strict=True):
+        side = sides[axis]
+        if side is None:
+            raise Lacking("the batch is cut or put together")
+        places = range(side)[start:end:step]
+        cuts[axis % len(sides)] = Cut(places.start, places.step, len(places))
+    cut(plan, node, cuts)
+
+
+def gather(plan: Plan, node: Node) -> None:
+    """By one constant index, or by some that lie equally far apart."""
+    indices = constant_of(plan, node.inputs[1])
+    axes = moved(plan, node.inputs[0]).axes
+    place = node.attributes.get("axis", 0) % len(axes)
+    axis = axes[place]
+    demand(axis is not None and indices.ndim < 2 and indices.size > 0, "the batch is cut or put together")
+    assert axis is not None
+    places = (indices.reshape(-1) % axis.side).tolist()
+    step = places[1] - places[0] if len(places) > 1 else 1
+    even = places == [places[0] + i * step for i in range(len(places))]
+    demand(even and bool((np.abs(indices) <= axis.side).all()), "indices that lie unequally far apart")
+    cut(plan, node, {place: Cut(places[0], step, len(places), gone=indices.ndim == 0)})
+
+
+def split(plan: Plan, node: Node) -> None:
+    axes = moved(plan, node.inputs[0]).axes
+    place, start = node.attributes.get("axis", 0) % len(axes), 0
+    for output in node.outputs:
+        side = plan.network.known.whole[output][place]
+        if side is None:
+            raise Lacking("the batch is cut or put together")
+        if output in plan.network.readers:
+            cut(plan, replace(node, outputs=(output,)), {place: Cut(start, 1, side)})
+        start += side
 
 
 def pad(plan: Plan, node: Node) -> None:
@@ -229,12 +258,14 @@ MOVING: dict[str, Translate] = {
     "Concat": concatenate,
     "DepthToSpace": depth_to_space,
     "Flatten": reshape,
+    "Gather": gather,
     "Identity": reshape,
     "Pad": pad,
     "Reshape": reshape,
     "Resize": resize,
-    "Slice": cut,
+    "Slice": slice_axes,
     "SpaceToDepth": space_to_depth,
+    "Split": split,
     "Squeeze": reshape,
     "Transpose": transpose,
     "Unsqueeze": reshape,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
 from dovetail.runtime.engine.node import Grid, Node
 from dovetail.runtime.engine.patterns import put_together
-from dovetail.runtime.sizes import SMALL, check_sizes
+from dovetail.runtime.engine.shapes import Shapes, shapes_of
 
 Array = NDArray[Any]
 
@@ -40,16 +38,19 @@ class Network:
     nodes: list[Node]
     constants: dict[str, Array]
     coded: dict[str, Coded]
-    shapes: dict[str, tuple[int, ...]]
-    types: dict[str, int]
+    known: Shapes
     inputs: list[ValueInfoProto]
     outputs: list[ValueInfoProto]
     opset: int
     proto: ModelProto
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     readers: dict[str, int] = field(default_factory=dict)
     """How many times each value is read, the network's outputs included."""
 
     def __post_init__(self) -> None:
+        for name, (first, *sides) in self.known.whole.items():
+            if first is None and sides:
+                self.shapes[name] = tuple(side for side in sides if side is not None)
         for name in (*(name for node in self.nodes for name in node.inputs), *(o.name for o in self.outputs)):
             self.readers[name] = self.readers.get(name, 0) + 1
 
@@ -62,11 +63,11 @@ def read(model: ModelProto) -> Network:
     coded: dict[str, Coded] = {}
     nodes = [node for proto in graph.node if (node := _fold(proto, constants, coded, model)) is not None]
     inputs = [value for value in graph.input if value.name not in constants]
-    shapes, types = _shapes(model, constants, inputs)
+    shapes = shapes_of(model, constants, inputs)
     ends = {value.name for value in graph.output}
     nodes = _round(_without_identities(nodes, ends), constants, ends)
     nodes = _live(put_together(nodes, constants), ends)
-    return Network(nodes, constants, coded, shapes, types, inputs, list(graph.output), opset, model)
+    return Network(nodes, constants, coded, shapes, inputs, list(graph.output), opset, model)
 
 
 def _fold(proto: NodeProto, constants: dict[str, Array], coded: dict[str, Coded], model: ModelProto) -> Node | None:
@@ -93,18 +94,32 @@ def _opsets(model: ModelProto) -> dict[str, int]:
 
 
 def _without_identities(nodes: list[Node], ends: set[str]) -> list[Node]:
-    """Without what gives back its input; names of the network's outputs stay."""
+    """Without what gives back its input; names of the network's outputs stay, and those that inner graphs know."""
+    ends = ends | {name for node in nodes for name in _inner(node)}
     names: dict[str, str] = {}
     kept = []
     for node in nodes:
-        node = Node(node.operator, tuple(names.get(n, n) for n in node.inputs), node.outputs, node.attributes,
-                    node.protos)  # fmt: skip
+        if not names.keys().isdisjoint(node.inputs):
+            inputs = tuple(names.get(name, name) for name in node.inputs)
+            node = replace(node, inputs=inputs, protos=(_reading(node.protos[0], inputs),))
         idle = node.operator == "Identity" or (node.operator == "Dropout" and len(node.outputs) == 1)
         if idle and node.outputs[0] not in ends and len(node.inputs) == 1:
             names[node.outputs[0]] = node.inputs[0]
         else:
             kept.append(node)
     return kept
+
+
+def _inner(node: Node) -> set[str]:
+    """What the graphs inside a node read."""
+    return {name for proto in node.protos for a in proto.attribute for inner in a.g.node for name in inner.input}
+
+
+def _reading(proto: NodeProto, inputs: tuple[str, ...]) -> NodeProto:
+    renamed = NodeProto()
+    renamed.CopyFrom(proto)
+    renamed.input[:] = inputs
+    return renamed
 
 
 def _round(nodes: list[Node], constants: Mapping[str, Array], ends: set[str]) -> list[Node]:
@@ -159,56 +174,5 @@ def _live(nodes: list[Node], ends: set[str]) -> list[Node]:
         if needed.intersection(node.outputs):
             kept.append(node)
             needed.update(node.inputs)
-            for proto in node.protos:
-                needed.update(name for a in proto.attribute for inner in a.g.node for name in inner.input)
+            needed.update(_inner(node))
     return kept[::-1]
-
-
-def _shapes(
-    model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """The shapes of numbers that grow with the batch in the first place and nowhere else; and all values' types."""
-    two, three = (_inferred(model, constants, inputs, batch) for batch in (2, 3))
-    shapes = {
-        name: shape[1:]
-        for name, (kind, shape) in two.items()
-        if kind == TensorProto.FLOAT and len(shape) > 1 and shape[0] == 2 and math.prod(shape) > 0
-    }
-    alike = {name: shape for name, shape in shapes.items() if three.get(name) == (TensorProto.FLOAT, (3, *shape))}
-    return alike, {name: kind for name, (kind, _) in two.items()}
-
-
-def _inferred(
-    model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto], batch: int
-) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Type and shape of every value for a batch; weights are there by their shape alone, which costs nothing."""
-    light = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
-    light.graph.name = "shapes"
-    light.graph.node.extend(node for node in model.graph.node if not constants.keys() >= {*node.output} - {""})
-    for value in inputs:
-        entry = light.graph.input.add()
-        entry.CopyFrom(value)
-        if entry.type.tensor_type.shape.dim:
-            entry.type.tensor_type.shape.dim[0].dim_value = batch
-    for name, array in constants.items():
-        if array.size <= SMALL:
-            light.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        else:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            light.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-    for value in model.graph.output:
-        light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
-    check_sizes(light)
-    try:
-        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ArtefactError(f"The network's values do not fit together: {str(error).splitlines()[0]}.") from None
-    return {
-        value.name: (value.type.tensor_type.elem_type, _sides(value))
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
-
-
-def _sides(value: ValueInfoProto) -> tuple[int, ...]:
-    """0 where a side is open."""
-    return tuple(max(side.dim_value, 0) for side in value.type.tensor_type.shape.dim)

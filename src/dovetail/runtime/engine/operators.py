@@ -235,7 +235,7 @@ def softmax(plan: Plan, node: Node) -> None:
     value = node.inputs[0]
     shape = plan.shape(value)
     axis = node.attributes.get("axis", -1 if plan.network.opset >= 13 else 1) % (len(shape) + 1)
-    demand(plan.network.opset >= 13 or len(shape) == 1, "a softmax over several axes")
+    demand(plan.network.opset >= 13 or axis == len(shape), "a softmax over several axes")
     demand(axis in (1, len(shape)), "a softmax over other than the channels")
     layout = Layout.LAST if axis == len(shape) else Layout.FIRST
     plan.add(Normalise("Softmax", "Softmax", [value], node.outputs[0], shape, layout, kind=1))

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from dovetail import _native
 from dovetail.errors import ArtefactError
 from dovetail.runtime.artefact import Artefact
-from dovetail.runtime.engine.building import Builder
+from dovetail.runtime.engine.building import Builder, Float
 from dovetail.runtime.engine.layers import Convolution, Place, Product
 from dovetail.runtime.engine.planner import Foreign
 from dovetail.runtime.engine.session import EngineSession
@@ -33,7 +33,7 @@ MAGIC, VERSION = b"DVTPLAN\0", 1
 class Record(IntEnum):
     """As in csrc/engine/plan.hpp."""
 
-    TENSOR, EXTERNAL, CONVOLUTION, ELEMENTWISE, POOL, NORMALISE, RESIZE, COPY = range(8)
+    TENSOR, EXTERNAL, CONVOLUTION, ELEMENTWISE, POOL, NORMALISE, RESIZE, COPY, RECURRENT = range(9)
 
 
 def export_plan(artefact: Artefact, path: str | Path) -> None:
@@ -165,6 +165,16 @@ class Recorder:
         self.integers(read, write, kind)
         self.floats(epsilon)
         self.epilogue(epilogue)
+
+    def recurrent(
+        self, read: int, write: int, kind: int, directions: Sequence[tuple[Float, Float, Float, Float, bool]]
+    ) -> None:
+        self.begin(Record.RECURRENT)
+        self.integers(read, write, kind, len(directions))
+        for *arrays, backward in directions:
+            for array in arrays:
+                self.numbers(array, "<f4")
+            self.integers(backward)
 
     def resize(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +23,9 @@ from dovetail.runtime.engine.layers import (
 )
 from dovetail.runtime.engine.network import Network
 from dovetail.runtime.engine.node import Grid, Node
+
+SEVERAL = {"GRU", "LSTM", "Split"}
+"""Operators of which other outputs than the first are known."""
 
 LARGEST = 2**28
 """Numbers that an image's value may have: offsets in it are 32-bit integers."""
@@ -58,6 +61,23 @@ class View:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class Axis:
+    """`side` values, each a `step` along the axes of another value from the one before."""
+
+    side: int
+    step: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A value whose numbers are some of `source`, from `start` on; its axes, with None for the batch. See moved.py."""
+
+    source: str
+    start: tuple[int, ...]
+    axes: tuple[Axis | None, ...]
+
+
 @dataclass
 class Plan:
     """Layers in an order in which they can run."""
@@ -67,6 +87,12 @@ class Plan:
     makers: dict[str, Layer] = field(default_factory=dict)
     grids: dict[str, Grid | None] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
+    moved: dict[str, Moved] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> set[str]:
+        """The network's outputs."""
+        return {value.name for value in self.network.outputs}
 
     def shape(self, value: str) -> tuple[int, ...]:
         """Of one image. Values of more than three dimensions are not the engine's."""
@@ -151,18 +177,23 @@ class Plan:
 Translate = Callable[[Plan, Node], None]
 
 
-def plan(network: Network, operators: dict[str, Translate], otherwise: str = "the engine has no such operator") -> Plan:
-    """With the operators given; `otherwise` is why others are not the engine's."""
+def plan(
+    network: Network,
+    operators: dict[str, Translate],
+    settle: Callable[[Plan, str], None],
+    otherwise: str = "the engine has no such operator",
+) -> Plan:
+    """With the operators given; `otherwise` is why others are not the engine's; `settle` makes what these read."""
     result = Plan(network)
     for node in network.nodes:
         translate = operators.get(node.operator)
         try:
             if translate is None or any(proto.domain not in ("", "ai.onnx") for proto in node.protos):
                 raise Lacking(otherwise)
-            for name in node.outputs:
-                if name and name not in network.shapes:
-                    raise Lacking("its output has no shape that only its batch leaves open")
-            if sum(map(bool, node.outputs)) != 1:
+            read = [name for name in node.outputs if name in network.readers]
+            if any(name not in network.known.whole for name in read):
+                raise Lacking("its output has no shape that only its batch leaves open")
+            if node.operator not in SEVERAL and read != [*node.outputs[:1]]:
                 raise Lacking("it has more than one output")
             translate(result, node)
         except (
@@ -171,13 +202,36 @@ def plan(network: Network, operators: dict[str, Translate], otherwise: str = "th
             KeyError,
             IndexError,
         ) as reason:  # what ONNX's checker lets through may be anything
-            result.layers.append(Foreign(node, str(reason)))
+            foreign = Foreign(node, str(reason))
+            _settle(result, foreign.reads, settle)
+            result.layers.append(foreign)
+    _settle(result, [value.name for value in network.outputs], settle)
+    result.layers = _needed(result)
     return result
+
+
+def _settle(plan: Plan, values: Iterable[str], settle: Callable[[Plan, str], None]) -> None:
+    made = {name for member in plan.layers if isinstance(member, Foreign) for name in member.outputs}
+    for value in dict.fromkeys(values):
+        if value in plan.moved and value not in made:
+            settle(plan, value)
+
+
+def _needed(plan: Plan) -> list[Layer | Foreign]:
+    """All layers, and of the nodes that are not the engine's those that something still depends on."""
+    needed = {value.name for value in plan.network.outputs}
+    kept: list[Layer | Foreign] = []
+    for member in reversed(plan.layers):
+        if isinstance(member, Layer) or needed.intersection(member.outputs):
+            kept.append(member)
+            needed.update(member.reads)
+    return kept[::-1]
 
 
 def round_value(plan: Plan, node: Node) -> None:
     """Put a value on a grid of codes: where it is made, if nothing else reads it as it is."""
-    assert node.grid is not None
+    if node.grid is None:
+        raise Lacking("a rounding to whole numbers")
     (value,), (output,) = node.inputs, node.outputs
     shape, own = plan.shape(value), plan.grid(value)
     if own is not None and node.grid.holds(own) and plan.view(output, value):
@@ -227,7 +281,7 @@ def affine(plan: Plan, node: Node, value: str, scale: Array, bias: Array, layout
     """value * scale + bias, of one number for each channel or for all; `layout`: where the channels must be, if so."""
     output, shape = node.outputs[0], plan.shape(value)
     layer = _with_epilogue(plan, value)
-    if layer is None or not layer.epilogue.linear or layout not in (None, layer.layout):
+    if layer is None or not layer.linear or layout not in (None, layer.layout):
         own = plan.layout(value) if layout is None else layout
         layer = Elementwise(node.operator, node.operator, [value], output, shape, own)
         _scale(layer, scale, bias)

@@ -13,22 +13,24 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.engine.building import NativeStage
 from dovetail.runtime.engine.functions import FUNCTIONS
+from dovetail.runtime.engine.moved import settle
 from dovetail.runtime.engine.moving import MOVING
 from dovetail.runtime.engine.network import Network, read
 from dovetail.runtime.engine.operators import COMPUTING
 from dovetail.runtime.engine.planner import Foreign, Plan, plan
+from dovetail.runtime.engine.recurrent import RECURRENT
 from dovetail.runtime.engine.stages import Stage, cut_stages
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.qdq import to_qdq
 from dovetail.runtime.session import INPUT_TYPES, REFUSALS, assemble, check_input, first_line
 
-OPERATORS = COMPUTING | FUNCTIONS | MOVING
+OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
 
 MOST_THREADS = 256
@@ -72,10 +74,13 @@ class ForeignStage:
         model.graph.name = "rest"
         model.graph.node.extend(protos.values())
         for name in needed.intersection(network.constants):
-            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(network.constants[name]), name))
+            model.graph.initializer.append(
+                numpy_helper.from_array(np.asarray(network.constants[name], order="C"), name)
+            )
         for names, values in ((self.inputs, model.graph.input), (self.outputs, model.graph.output)):
             for name in names:
-                values.append(helper.make_tensor_value_info(name, network.types.get(name, 0), None))
+                kind = network.known.types.get(name, TensorProto.FLOAT)
+                values.append(helper.make_tensor_value_info(name, kind, None))
         self._session = _onnxruntime_session(model, threads)
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -138,11 +143,11 @@ class EngineSession:
         self.input_type: np.dtype[Any] = types[kind]
         self.input_shape: tuple[int | None, ...] = tuple(sides[1:])
         self._input, self._output, self._batch = entry.name, network.outputs[0].name, sides[0]
-        self.plan: Plan = plan(network, OPERATORS)
+        self.plan: Plan = plan(network, OPERATORS, settle)
         try:
             self.stages = _build(self.plan, threads, pack)
         except ValueError as error:
-            self.plan = plan(network, {}, f"the engine refuses the network: {error}")
+            self.plan = plan(network, {}, settle, f"the engine refuses the network: {error}")
             self.stages = _build(self.plan, threads, pack)
         self.integers = any(grid is not None for grid in self.plan.grids.values())
         """Whether any of it is computed in integers."""

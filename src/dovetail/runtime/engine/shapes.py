@@ -1,0 +1,145 @@
+"""The shape of every value of a network, as a function of its batch: found by trying two batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from dovetail.errors import ArtefactError
+from dovetail.runtime.sizes import SMALL, check_sizes
+
+Array = NDArray[Any]
+
+ON_SHAPES = {
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Max", "Min", "Mul",
+    "ReduceProd", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+"""What exporters compute shapes with, and states that are zero for each image."""
+
+MOST = 2**16
+"""Numbers that are computed so."""
+
+
+@dataclass
+class Shapes:
+    """`whole`: of numbers that grow with the batch along one axis, where None stands; `types` of all values.
+
+    same: values that depend on nothing but how large the batch is, and are alike for each image: those of one image.
+    """
+
+    whole: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    same: dict[str, Array] = field(default_factory=dict)
+
+
+def shapes_of(model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto]) -> Shapes:
+    """Raises ArtefactError on a model whose values do not fit together."""
+    (two, known_two), (three, known_three) = (_inferred(model, constants, inputs, batch) for batch in (2, 3))
+    found = Shapes(types={name: kind for name, (kind, _) in two.items()})
+    for name, (kind, shape) in two.items():
+        axis = _batch_axis(shape, three.get(name, (0, ()))[1])
+        if kind == TensorProto.FLOAT and axis is not None and min(shape) > 0:
+            found.whole[name] = (*shape[:axis], None, *shape[axis + 1 :])
+    for name, array in known_two.items():
+        other = known_three.get(name, array)
+        axis = _batch_axis(array.shape, other.shape)
+        if axis is not None:
+            one = array.take([0], axis)
+            if all(np.array_equal(np.broadcast_to(one, full.shape), full) for full in (array, other)):
+                found.same[name] = one
+    return found
+
+
+def _batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> int | None:
+    """The one axis along which two images and three differ, as they should."""
+    differing = [axis for axis, sides in enumerate(zip(two, three, strict=False)) if sides[0] != sides[1]]
+    fits = len(two) == len(three) and len(differing) == 1 and (two[differing[0]], three[differing[0]]) == (2, 3)
+    return differing[0] if fits else None
+
+
+Inferred = dict[str, tuple[int, tuple[int, ...]]]
+"""Type and shape; 0 where a side is open."""
+
+
+def _inferred(
+    model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto], batch: int
+) -> tuple[Inferred, dict[str, Array]]:
+    """Of every value for a batch; and the values that follow from shapes alone, by which more shapes may be known."""
+    known: dict[str, Array] = {}
+    while True:
+        values = _infer(model, {**constants, **known}, inputs, batch)
+        before = len(known)
+        for node in model.graph.node:
+            if not known.keys() >= {*node.output}:
+                known.update(_computed(node, constants, known, values, model))
+        if len(known) == before:
+            return values, known
+
+
+def _computed(
+    node: NodeProto, constants: Mapping[str, Array], known: Mapping[str, Array], values: Inferred, model: ModelProto
+) -> dict[str, Array]:
+    """What a node makes of shapes, or of what was made of them."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ON_SHAPES:
+        return {}
+    names = [name for name in node.input if name]
+    if node.op_type == "Shape" and names[0] in values and min(values[names[0]][1], default=1) > 0:
+        given = {names[0]: np.broadcast_to(np.zeros((), np.float32), values[names[0]][1])}
+    elif any(name in known for name in names) and all(name in known or name in constants for name in names):
+        given = {name: known[name] if name in known else constants[name] for name in names}
+        sizes = [array.size for array in given.values()]
+        if node.op_type in ("ConstantOfShape", "Expand"):
+            sizes.append(math.prod(int(side) for side in given[names[-1]].reshape(-1)))
+        if max(sizes) > MOST:
+            return {}
+    else:
+        return {}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    try:
+        results = ReferenceEvaluator(node, opsets=opsets).run(None, given)
+    except Exception:  # noqa: BLE001 - an evaluator of 200 operators; what it cannot compute is not known
+        return {}
+    return dict(zip(node.output, map(np.asarray, results), strict=False))
+
+
+def _infer(model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto], batch: int) -> Inferred:
+    """Weights are there by their shape alone, which costs nothing."""
+    light = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
+    light.graph.name = "shapes"
+    light.graph.node.extend(node for node in model.graph.node if not constants.keys() >= {*node.output} - {""})
+    for value in inputs:
+        entry = light.graph.input.add()
+        entry.CopyFrom(value)
+        if entry.type.tensor_type.shape.dim:
+            entry.type.tensor_type.shape.dim[0].dim_value = batch
+    for name, array in constants.items():
+        if array.size <= SMALL:
+            light.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        else:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            light.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+    for value in model.graph.output:
+        light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    check_sizes(light)
+    try:
+        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ArtefactError(f"The network's values do not fit together: {str(error).splitlines()[0]}.") from None
+    return {
+        value.name: (value.type.tensor_type.elem_type, _sides(value))
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
+
+
+def _sides(value: ValueInfoProto) -> tuple[int, ...]:
+    if not value.type.tensor_type.HasField("shape"):
+        return (0,)
+    return tuple(max(side.dim_value, 0) for side in value.type.tensor_type.shape.dim)
