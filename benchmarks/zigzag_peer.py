@@ -7,14 +7,17 @@ that ZigZag maps, its architecture becomes our `Chip` and its loop nest our `Map
 
     accesses   of each memory, operand and direction, ours beside its own, in elements. Who is right where they differ
                is shown on the same nest cut short, whose loops are run (dovetail.hardware.loops)
-    energy     its own, step by step to ours: words that are not full; reads of sums that do not exist yet (its priced
-               words have them, its elements do not); the same for every processing element, where a sum is spread
-               over several; and the width of sums: it moves all at the partial width through a memory to which some
-               come back, we the last of them at the finished one
+    words      the same in words, where the elements are equal: its memories are ours with `whole_words`
+    energy     its own, step by step to ours: reads of sums that do not exist yet (its priced words have them, its
+               elements do not); the same for every processing element, where a sum is spread over several; and the
+               width of sums: it moves all at the partial width through a memory to which some come back, we the last
+               of them at the finished one
     mapping    energy times delay of its mapping and of our best, both by our model, and both by its own; CPU seconds.
-               By its model ours may lose: it prices a transfer narrower than a word as a word, and lets what a memory
-               holds for the whole layer come and go while the array computes. Where its mapping does not fit our
-               memories (`its_fits`), its factors pad the layer to more than half of a double-buffered one
+               By its model ours may lose, for it optimises for our cycles and our sums. `least_cycles` are those
+               that the port of DRAM needs for the words that its own model counts there: its `cycles` may be fewer,
+               for the tiles of several operands that stay for the whole layer are loaded through one port at once.
+               Where its mapping does not fit our memories (`its_fits`), its factors pad the layer to more than half
+               of a double-buffered one
 
 Both count the nest with whole factors and a fetched padding. What ZigZag itself prices where it unrolls fractions and
 cuts the input is recorded too (`shipped`). Results go to results/zigzag.json.
@@ -90,24 +93,35 @@ def chip(architecture: Record) -> Chip:
 
 
 def memory(name: str, entry: Record, dimensions: list[str]) -> Memory:
-    """Its ports of one direction together are our bandwidth; one of both directions is shared."""
+    """Its ports of one direction together are our bandwidth; one of both directions is shared.
+
+    Its words are of `bandwidth_min` bits, each priced as the part of `bandwidth_max` that it is.
+    """
     ports = entry["ports"]
     width = {kind: sum(p["bandwidth_max"] for p in ports if p["type"] == kind) for kind in ("read", "write")}
     shared = sum(p["bandwidth_max"] for p in ports if p["type"] == "read_write")
     outermost = name == "dram"
+    words = words_in_one(entry)
     return Memory(
         name=name,
         operands=tuple(OPERAND_OF[operand] for operand in entry["operands"]),
         bytes=None if outermost else entry["size"] // 8 * 2,
         per=tuple(dimension for dimension in dimensions if dimension not in entry["served_dimensions"]),
-        width_bits=max(port["bandwidth_max"] for port in ports),
+        width_bits=max(port["bandwidth_max"] for port in ports) // words,
         read_bandwidth=shared or width["read"],
         write_bandwidth=None if shared else width["write"],
         shared_port=bool(shared),
         double_buffered=not outermost,
-        read_picojoules=entry["r_cost"],
-        write_picojoules=entry["w_cost"],
+        read_picojoules=entry["r_cost"] / words,
+        write_picojoules=entry["w_cost"] / words,
+        whole_words=True,
     )
+
+
+def words_in_one(entry: Record) -> int:
+    """How many of our words its widest has, for which it has the price."""
+    widest, word = (max(port[f"bandwidth_{end}"] for port in entry["ports"]) for end in ("max", "min"))
+    return int(widest) // int(word)
 
 
 def mapping(found: Record, chip: Chip) -> Mapping:
@@ -149,15 +163,16 @@ def reduced(found: Record) -> Record:
 
 
 def their_accesses(counted: Record, unit: str = "elements") -> dict[Key, float]:
-    """Elements or bits of each kind.
+    """Elements, bits or words of each kind.
 
     It counts twice: elements, without sums that do not exist yet; and what its words carry, without repeated reads of
     what a multiplier still holds. The lesser is neither.
     """
     sums: Counter[Key] = Counter()
     for entry in counted["accesses"]:
-        key = entry["memory"], entry["operand"], action(entry)
-        sums[key] += min(entry["elements"], entry["in_words"]) * (1 if unit == "elements" else entry["bits_each"])
+        least = min(entry["elements"], entry["in_words"])
+        each = {"elements": 1, "bits": entry["bits_each"], "words": entry["words"] / (entry["in_words"] or 1)}[unit]
+        sums[entry["memory"], entry["operand"], action(entry)] += least * each
     return {key: elements for key, elements in sums.items() if elements}
 
 
@@ -169,43 +184,54 @@ def our_accesses(counts: Counts, unit: str = "elements") -> dict[Key, float]:
     return {(access.memory, access.operand, access.action): getattr(access, unit) for access in counts.accesses}
 
 
-def their_steps(counted: Record, chip: Chip) -> dict[str, float]:
-    """Its energy in pJ: as priced, without what fills up words, and without reads of sums that do not exist yet."""
-    full = every = counted["mac_picojoules"]
-    for entry in counted["accesses"]:
-        each = entry["bits_each"] * price_of(chip, entry["memory"], action(entry))
-        full += entry["in_words"] * each
-        every += min(entry["in_words"], entry["elements"]) * each
-    return {"priced": counted["picojoules"], "words": full, "elements": every}
+def in_our_words(counted: Record, architecture: Record) -> Record:
+    """What its model counts, in our words."""
+    scale = {name: words_in_one(entry) for name, entry in architecture["memories"].items()}
+    return counted | {
+        "accesses": [entry | {"words": entry["words"] * scale[entry["memory"]]} for entry in counted["accesses"]]
+    }
 
 
 def compared(found: Record, chip: Chip) -> Record:
     """One layer: the accesses that differ (ours, its own), and its energy in pJ step by step to ours."""
     nest = mapping(found, chip)
     padded = layer(found, dict(nest.factors()))
-    counts = count(chip, padded, nest)
-    ours, theirs = our_accesses(counts), their_accesses(found["exact"])
-    keys = sorted({*ours, *theirs})
-    differing = {key: (ours.get(key, 0), theirs.get(key, 0)) for key in keys if ours.get(key) != theirs.get(key)}
-    steps = their_steps(found["exact"], chip)
-    steps["terms"] = steps["elements"] - math.fsum(
-        (its - own) * chip.arithmetic.sum_bits * price_of(chip, memory, action)
-        for (memory, operand, action), (own, its) in differing.items()
-    )
-    steps |= {"ours": energy(chip, padded, counts), "shipped": found["shipped"]["picojoules"]}
+    counts, exact = count(chip, padded, nest), in_our_words(found["exact"], found["architecture"])
+    differing = differences(our_accesses(counts), their_accesses(exact))
+    ours, theirs = our_accesses(counts, "words"), their_accesses(exact, "words")
+    words = differences(ours, theirs)
+    steps = {"shipped": found["shipped"]["picojoules"], "priced": exact["picojoules"]}
+    steps["elements"] = exact["mac_picojoules"] + math.fsum(theirs[key] * price_of(chip, key) for key in theirs)
+    more = math.fsum((words[key][0] - words[key][1]) * price_of(chip, key) for key in differing if key in words)
+    steps |= {"terms": steps["elements"] + more, "ours": energy(chip, padded, counts)}
     return {
-        "accesses": len(keys),
+        "accesses": len({*ours, *theirs}),
         "differing": {"/".join(key): values for key, values in differing.items()},
+        "words": {"/".join(key): values for key, values in words.items() if key not in differing},
         "picojoules": steps,
     }
 
 
-def price_of(chip: Chip, name: str, action: str) -> float:
-    """Of one bit, in pJ."""
+def differences(ours: dict[Key, float], theirs: dict[Key, float]) -> dict[Key, tuple[float, float]]:
+    keys = sorted({*ours, *theirs})
+    pairs = {key: (ours.get(key, 0), theirs.get(key, 0)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if not math.isclose(*pair, rel_tol=1e-12)}
+
+
+def price_of(chip: Chip, key: Key) -> float:
+    """Of one word, in pJ."""
+    name, _, action = key
     (found,) = (memory for memory in chip.memory if memory.name == name)
     each = found.read_picojoules if action == "read" else found.write_picojoules
     assert each is not None
-    return each / found.width_bits
+    return each
+
+
+def least_cycles(chip: Chip, counted: Record) -> float:
+    """What the one port of its DRAM needs for the words that its model counts."""
+    dram = chip.memory[-1]
+    words = sum(entry["words"] for entry in counted["accesses"] if entry["memory"] == dram.name)
+    return float(words * dram.width_bits / (dram.read_bandwidth or math.inf))
 
 
 def energy(chip: Chip, layer: Layer, counts: Counts) -> float:
@@ -223,6 +249,7 @@ def judged(found: Record, chip: Chip, counted: Record) -> dict[str, list[float]]
     for what, loops, closed, theirs in (
         ("elements", machine.tally.elements, our_accesses(counts), their_accesses(counted)),
         ("bits", machine.tally.bits, our_accesses(counts, "bits"), their_accesses(counted, "bits")),
+        ("words", machine.tally.words, our_accesses(counts, "words"), their_accesses(counted, "words")),
     ):
         for key in sorted({*loops, *closed, *theirs}):
             values = [loops.get(key, 0), closed.get(key, 0), theirs.get(key, 0)]
@@ -305,7 +332,7 @@ def run(python: str, name: str, limit: int, work: Path) -> Rows:
         target = str(work / f"{network}-layers.json")
         Path(target).write_text(json.dumps(layers_for(network)))
     arguments = [architecture, target, "--limit", str(limit)]
-    file = work / f"{architecture}-{network}.json"
+    file = work / f"{architecture}-{network}-{limit}.json"
     if not file.exists():
         file.write_text(json.dumps(ask(python, arguments)))
     found = json.loads(file.read_text())
@@ -323,19 +350,25 @@ def run(python: str, name: str, limit: int, work: Path) -> Rows:
     rows = {}
     for entry in found["layers"]:
         key = entry["name"]
-        its, ours = (counted["picojoules"] * counted["cycles"] for counted in (entry["exact"], priced[key]))
-        row = compared(entry, translated) | {"short": judged(entry, translated, short[key])}
-        row |= {"energy_delay": best[key][0], "energy_delay_by_zigzag": {"ours": ours, "its": its, "ratio": its / ours}}
+        entry |= {"architecture": found["architecture"]}
+        judgements = {"its": entry["exact"], "ours": priced[key]}
+        by_its: dict[str, float] = {who: its["picojoules"] * its["cycles"] for who, its in judgements.items()}
+        by_its["ratio"] = by_its["its"] / by_its["ours"]
+        for who, its in judgements.items():
+            by_its |= {f"{who}_cycles": its["cycles"], f"{who}_least_cycles": least_cycles(translated, its)}
+        counted = in_our_words(short[key], found["architecture"])
+        row = compared(entry, translated) | {"short": judged(entry, translated, counted)}
+        row |= {"energy_delay": best[key][0], "energy_delay_by_zigzag": by_its}
         rows[f"{name}/{key.strip('/')}"] = row | {"repeated_keys": found["repeated_keys"]}
     return rows
 
 
 def table(rows: Rows) -> Table:
     shown = Table(title="ZigZag's mappings in its model and in ours; where they differ, the loops side with")
-    steps = {"priced": "its uJ", "words": "in bits", "elements": "sums that exist", "terms": "in each PE"}
+    steps = {"priced": "its uJ", "elements": "sums that exist", "terms": "in each PE"}
     steps["ours"] = "ours"
     last = ("its/our EDP", "by its model", "gap <", "its s", "our s")
-    for column in ("layer", "equal", "differing", "loops", *steps.values(), *last):
+    for column in ("layer", "equal", "differing", "words", "loops", *steps.values(), *last):
         shown.add_column(column, justify="left" if column in ("layer", "differing") else "right", no_wrap=True)
     for name, row in rows.items():
         right = Counter[str]()
@@ -344,6 +377,7 @@ def table(rows: Rows) -> Table:
         found = row["energy_delay"]
         shown.add_row(
             name, f"{row['accesses'] - len(row['differing'])} of {row['accesses']}", ", ".join(row["differing"]),
+            str(len(row["words"])),
             ", ".join(f"{who} {times}x" for who, times in right.items()),
             *(f"{row['picojoules'][step] / 1e6:.1f}" for step in steps),
             f"{found['ratio']:.2f}", f"{row['energy_delay_by_zigzag']['ratio']:.2f}",
@@ -367,10 +401,12 @@ def main() -> None:
         rows = run(arguments.python, name, arguments.limit, arguments.work)
         results = record(RESULTS, {key: row | {"machine": processor(), "date": today} for key, row in rows.items()})
     Console(width=250).print(table(results))
-    found = [row["energy_delay"] for row in results.values()]
-    its, ours = (sum(row[f"{whose}_cpu_seconds"] for row in found) for whose in ("its", "our"))
-    print(f"CPU seconds for all: its {its:.0f}, ours {ours:.2f}, {its / ours:.0f} times fewer")
-    print(f"of {len(found)} mappings, ours is worse {sum(row['ratio'] < 1 - 1e-9 for row in found)} times by our model")
+    for name in RUNS:
+        found = [row for key, row in results.items() if key.startswith(f"{name}/")]
+        its, ours = (sum(row["energy_delay"][f"{whose}_cpu_seconds"] for row in found) for whose in ("its", "our"))
+        worse = (sum(row[by]["ratio"] < 1 - 1e-9 for row in found) for by in ("energy_delay", "energy_delay_by_zigzag"))
+        print(f"{name}: CPU seconds its {its:.0f}, ours {ours:.2f}, {its / ours:.0f} times fewer", end="; ")
+        print(f"of {len(found)} mappings ours is worse {next(worse)} times by our model, {next(worse)} by its")
 
 
 if __name__ == "__main__":
