@@ -117,11 +117,13 @@ class Inputs {
       return found;
     };
     const double within = std::max(row.all * column.all, least(row.tile, column.tile));
-    const double without = least(row.every, column.every), in = row.tile.size * column.tile.size,
-                 out = row.every.size * column.every.size;
-    const Fetched one = moves_whole(boundary) ? transfer(site, boundary, extents, in, out)
-                                              : elements(site, boundary, extents, in, out);
-    return {blocks * within / in * one.within, blocks * without / out * one.without};
+    const double without = least(row.every, column.every);
+    const Fetched all = elements(site, boundary, extents, blocks * within, blocks * without);
+    if (!moves_whole_words(boundary)) return all;
+    const double tile = row.tile.size * column.tile.size, every = row.every.size * column.every.size;
+    const Fetched one = elements(site, boundary, extents, tile, every);
+    const Fetched words = transfer(site, boundary, extents, tile, every);
+    return {all.within * words.within / one.within, all.without * words.without / one.without};
   }
 
   // For any tile that fits: what each further round of the loop that the input does not depend on fetches at least, and
@@ -168,10 +170,11 @@ class Inputs {
   }
 
  private:
-  // Whether nothing of a tile stays when it moves.
-  bool moves_whole(int boundary) const {
-    const bool slides = problem_.extents[R] * problem_.extents[S] > 1;
-    return !slides || !problem_.halo_reuse || problem_.boundaries[boundary].inner < 0;
+  // Whether words may not be full, and nothing of a tile stays when it moves.
+  bool moves_whole_words(int boundary) const {
+    const auto& b = problem_.boundaries[boundary];
+    const bool words = problem_.stores[b.outer].word > 0 || (b.inner >= 0 && problem_.stores[b.inner].word > 0);
+    return words && (!problem_.halo_reuse || b.inner < 0 || problem_.extents[R] * problem_.extents[S] == 1);
   }
 
   // Of so many positions in every tile, and in all that share what they fetch.
