@@ -132,7 +132,7 @@ class TestFile:
     def test_noise_between_the_parts_is_noticed_even_with_a_valid_checksum(self, artefact: Artefact) -> None:
         parts = unpack(artefact.to_bytes(), "it")
         with pytest.raises(ArtefactError, match="bytes of no tensor"):
-            Artefact.from_bytes(pack(parts | {"data": parts["data"] + b"!"}))
+            Artefact.from_bytes(pack(parts | {"data": bytes(parts["data"]) + b"!"}))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dovetail.formats import Affine, Codebook, Dense, FixedPoint, Float, Format
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, Session, assemble, export_onnx, to_qdq
+from dovetail.runtime.constants import OpenModel
 from dovetail.runtime.editing import Editor
 from dovetail.runtime.grids import find_roundings, weight_codes
 from dovetail.runtime.qdq import INT4
@@ -161,8 +162,8 @@ class TestGrids:
         ],
     )
     def test_are_found_in_the_graph(self, numbers: Any, nodes: str, expected: Any) -> None:
-        model = onnx.parser.parse_model(ROUNDING % (*numbers, nodes))
-        editor = Editor(model.graph)
+        model = OpenModel.of(onnx.parser.parse_model(ROUNDING % (*numbers, nodes)))
+        editor = Editor(model.proto.graph, model.constants)
         editor.fold_numbers()
         found = [(r.grid.scale, r.grid.lowest, r.grid.highest) for r in find_roundings(editor)]
         assert found == ([] if expected is None else [expected])

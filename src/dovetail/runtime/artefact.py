@@ -92,7 +92,8 @@ class Artefact:
             with path.open("rb") as stream:
                 beginning = stream.read(8 + HEADER_LIMIT)
                 read_header(beginning, str(path))
-                file = beginning + stream.read()
+                stream.seek(0)
+                file = stream.read()
         except FileNotFoundError:
             raise ArtefactError(f"{path} does not exist; make an artefact with `dovetail compress`.") from None
         except OSError as error:
@@ -124,7 +125,7 @@ class Artefact:
         return {"data": bytes(data), "graph": compress(self.graph), "manifest": compress(text)}
 
 
-def _read_tensors(stored: Mapping[str, _Stored], data: bytes, name: str) -> dict[str, Format]:
+def _read_tensors(stored: Mapping[str, _Stored], data: memoryview, name: str) -> dict[str, Format]:
     """Every tensor from the arrays that lie in `data` one after the other."""
     tensors: dict[str, Format] = {}
     offset = 0

@@ -62,8 +62,11 @@ def pack(parts: Mapping[str, bytes]) -> bytes:
     return blank.replace(_NO_DIGEST.encode(), digest.encode(), 1) + content
 
 
-def unpack(file: bytes, name: str) -> dict[str, bytes]:
-    """The parts of the file, which errors call `name`. Raises ArtefactError on anything that `pack` did not write."""
+def unpack(file: bytes, name: str) -> dict[str, memoryview]:
+    """The parts of the file, in its own memory; `name` is what errors call it.
+
+    Raises ArtefactError on anything that `pack` did not write.
+    """
     header = read_header(file[: 8 + HEADER_LIMIT], name)
     digest = _check_version(header, name)
     try:
@@ -84,7 +87,7 @@ def unpack(file: bytes, name: str) -> dict[str, bytes]:
     lengths = {entry: end - begin for entry, begin, end in zip(ENTRIES, [0, *ends], ends, strict=False)}
     if sha.hexdigest() != digest or file[:start] != _prefix(lengths, digest):
         raise _damaged(name)
-    return {entry: file[start + end - lengths[entry] : start + end] for entry, end in zip(ENTRIES, ends, strict=True)}
+    return {entry: view[start + end - lengths[entry] : start + end] for entry, end in zip(ENTRIES, ends, strict=True)}
 
 
 def read_header(beginning: bytes, name: str) -> bytes:
@@ -115,7 +118,7 @@ def compress(part: bytes) -> bytes:
     return lzma.compress(part, lzma.FORMAT_RAW, filters=_FILTERS)
 
 
-def expand(part: bytes, name: str) -> bytes:
+def expand(part: bytes | memoryview, name: str) -> bytes:
     """The inverse of `compress`, which never expands to more than EXPANDED_LIMIT bytes."""
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
+
+from dovetail.runtime.constants import Constants
 
 Array = NDArray[Any]
 
@@ -21,12 +24,12 @@ class Editor:
     What a subgraph (of If or Loop) reads is read by the node that holds it, and is never rewired.
     """
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, constants: Constants) -> None:
         self._graph = graph
         self._nodes: dict[int, NodeProto] = {}
         self._makers: dict[str, NodeProto] = {}
         self._readers: defaultdict[str, dict[int, NodeProto]] = defaultdict(dict)
-        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self.constants = constants
         self.ends = {value.name for value in graph.output}
         self._taken = {*self.constants, *(value.name for value in (*graph.input, *graph.output))}
         for node in graph.node:
@@ -52,22 +55,22 @@ class Editor:
 
     def scalar(self, name: str) -> float | None:
         """The number that a constant of one element holds."""
-        constant = self.constants.get(name)
-        return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+        single = name in self.constants and math.prod(self.constants.shape(name)) == 1
+        return float(self.constants[name].reshape(-1)[0]) if single else None
 
     def fold_numbers(self) -> None:
         """Make constants of what is computed from single numbers or rows of numbers only, as a learned step's magnitude
         or a scale for each channel is."""
         for node in self.nodes:
-            given = {name: self.constants.get(name) for name in node.input if name}
-            if (
-                given
-                and all(array is not None and array.size == max(array.shape, default=1) for array in given.values())
-                and not self._ends(node)
-            ):
-                results = ReferenceEvaluator(node).run(None, given)
+            names = [name for name in node.input if name]
+            if names and all(map(self._is_row, names)) and not self._ends(node):
+                results = ReferenceEvaluator(node).run(None, {name: self.constants[name] for name in names})
                 self.constants.update(zip(node.output, map(np.asarray, results), strict=True))
                 self._leave(node)
+
+    def _is_row(self, name: str) -> bool:
+        """Whether a value is constant, and one number or one row of them."""
+        return name in self.constants and math.prod(shape := self.constants.shape(name)) == max(shape, default=1)
 
     def _ends(self, node: NodeProto) -> bool:
         """Whether a node cannot be done without: it gives an output, is random, or holds a subgraph."""
@@ -122,7 +125,8 @@ class Editor:
                 pending += _inputs(node)
 
     def finish(self) -> None:
-        """Write the nodes and constants that the output depends on back to the graph, each after what it reads."""
+        """Write the nodes that the output depends on back to the graph, each after what it reads; drop constants that
+        none of them reads."""
         order: list[NodeProto] = []
         done: set[str] = set()
         pending = sorted(self.ends)
@@ -138,11 +142,10 @@ class Editor:
                 done.update(node.output)
             pending.pop()
         used = {name for node in order for name in _inputs(node)} | self.ends
-        kept = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used]
+        for name in self.constants.keys() - used:
+            del self.constants[name]
         self._graph.ClearField("node")
-        self._graph.ClearField("initializer")
         self._graph.node.extend(order)
-        self._graph.initializer.extend(kept)
 
     def _enter(self, node: NodeProto) -> None:
         self._nodes[id(node)] = node
@@ -214,5 +217,6 @@ def _outputs(node: NodeProto) -> Iterator[str]:
 
 def _inner(node: NodeProto) -> Iterator[NodeProto]:
     for part in node.attribute:
-        for graph in (part.g, *part.graphs):
-            yield from graph.node
+        if part.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            for graph in (part.g, *part.graphs):
+                yield from graph.node

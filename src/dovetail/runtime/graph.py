@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.constants import Constants, OpenModel, outlined
 from dovetail.runtime.sizes import check_sizes
 
 LARGEST_MODEL = 2**31 - 2**24
@@ -43,7 +44,14 @@ def compact(model: ModelProto, weights: Set[str]) -> bytes:
 
 
 def complete(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> ModelProto:
-    """The model that `graph` and `weights` make up.
+    """The model that `graph` and `weights` make up, as `open_graph` takes them."""
+    constants = Constants()
+    constants.update((name, np.asarray(weight, np.float32, order="C")) for name, weight in weights.items())
+    return open_graph(graph, constants).whole()
+
+
+def open_graph(graph: bytes, weights: Constants) -> OpenModel:
+    """The same beside its constants.
 
     Raises ArtefactError if `graph` is no ONNX model, refers to other files, or does not fit the weights.
     """
@@ -57,15 +65,18 @@ def complete(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> ModelP
     ends = (*model.graph.input, *model.graph.output)
     if (len(model.graph.input), len(model.graph.output)) != (1, 1) or not all(_is_batch(end) for end in ends):
         raise ArtefactError("The artefact's graph does not lead from one batch to another; make the artefact anew.")
-    for name, weight in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(weight, np.float32, order="C"), name))
+    for value in (*model.graph.initializer, *model.graph.input):
+        if value.name in weights:
+            raise ArtefactError(f"The artefact's graph and tensors do not fit together (both define {value.name!r}).")
+    outline = outlined(model, weights)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(outline)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ArtefactError(f"The artefact's graph and tensors do not fit together ({reason}).") from None
-    check_sizes(model)
-    return model
+    check_sizes(outline)
+    opened = OpenModel.of(model)
+    return OpenModel(opened.proto, opened.constants.joined(weights))
 
 
 def _merge_constants(graph: GraphProto, weights: Set[str]) -> tuple[list[TensorProto], dict[str, str]]:

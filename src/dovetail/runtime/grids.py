@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from dovetail.formats import Affine, FixedPoint, Format
+from dovetail.formats import Affine, Dense, FixedPoint, Format
 from dovetail.runtime.editing import Editor
 
 LEVELS = 256
@@ -144,22 +145,42 @@ def _bounds(editor: Editor, node: NodeProto) -> tuple[float, float]:
     return -np.inf if low is None else low, np.inf if high is None else high
 
 
-def weight_codes(weight: Format) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+def weight_codes(weight: Format) -> tuple[NDArray[np.int16], NDArray[np.float64]] | None:
     """Integers from -128 to 127 and, for each index along the first axis, the number to multiply them by.
 
     None if the weight is not so: it may be of codes of any width, binary, ternary, or a codebook of multiples of
     its smallest magnitude.
     """
-    values = weight.decode()
-    if values.ndim < 2 or not values.size:
+    if len(weight.shape) < 2 or not math.prod(weight.shape):
         return None
+    if (stored := _stored_codes(weight)) is not None:
+        return stored
+    values = weight.decode()
     rows = values.reshape(len(values), -1).astype(np.float64)
     for scale in _candidates(weight, rows):
         with np.errstate(over="ignore"):
             codes = np.rint(rows / scale[:, None])
         if codes.min() >= -128 and codes.max() <= 127 and np.allclose(codes * scale[:, None], rows, 1e-6, 0):
-            return codes.astype(np.int64).reshape(values.shape), scale
+            return codes.astype(np.int16).reshape(values.shape), scale
     return None
+
+
+def _stored_codes(weight: Format) -> tuple[NDArray[np.int16], NDArray[np.float64]] | None:
+    """Those of a format that stores just that; None of others, and where floats are too coarse for its values."""
+    affine = weight.values if isinstance(weight, Dense) else weight
+    if not isinstance(affine, Affine) or affine.group is not None or affine.axis not in (None, 0):
+        return None
+    scale = affine.scale.astype(np.float64)
+    live = scale > 0
+    if scale[live].min(initial=1) < np.finfo(np.float32).tiny or scale.max() * LEVELS > np.finfo(np.float32).max:
+        return None
+    zeros = np.int16(1 << (affine.code_bits - 1)) if affine.zero_point is None else affine.zero_point.astype(np.int16)
+    codes = np.subtract(affine.codes.reshape(affine.shape[0], -1), np.reshape(zeros, (-1, 1)), dtype=np.int16)
+    if not live.all():
+        codes *= live[:, None]
+    if codes.min() < -128 or codes.max() > 127:
+        return None
+    return codes.reshape(affine.shape), np.broadcast_to(np.where(live, scale, 1.0), (affine.shape[0],))
 
 
 def _candidates(weight: Format, rows: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from dovetail.runtime.artefact import Artefact
+from dovetail.runtime.constants import OpenModel, outlined
 from dovetail.runtime.editing import Array, Editor, attribute, per_output
 from dovetail.runtime.grids import LEVELS, Choice, Grid, Rounding, find_choices, find_roundings, weight_codes
-from dovetail.runtime.session import assemble
+from dovetail.runtime.session import opened
 
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 """What only chooses among values of its first input: rounding before it and rounding after it are the same."""
@@ -50,13 +51,19 @@ FINE = 2.0**24
 
 
 def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
+    """The model that `quantised` gives, in one; and the names."""
+    model, names = quantised(artefact)
+    return model.whole(), names
+
+
+def quantised(artefact: Artefact) -> tuple[OpenModel, list[str]]:
     """The model, and the names of the weights that are integers in it: those of convolutions and linear layers whose
     values lie on a grid of at most 8 bits for each output, and whose input is on one of at most 8 bits.
 
     All else is as `assemble` gives it; without any such weight so is the whole.
     """
-    model = assemble(artefact)
-    rewriter = _Rewriter(Editor(model.graph), artefact)
+    model = opened(artefact)
+    rewriter = _Rewriter(Editor(model.proto.graph, model.constants), artefact)
     rewriter.editor.fold_numbers()
     rewriter.pools(_ranks(model))
     alike: dict[tuple[str, str], list[Rounding]] = {}
@@ -68,18 +75,18 @@ def to_qdq(artefact: Artefact) -> tuple[ModelProto, list[str]]:
         rewriter.choice(choice)
     names = [name for node in rewriter.editor.nodes if (name := rewriter.layer(node)) is not None]
     if not names:
-        return assemble(artefact), []
+        return opened(artefact), []
     rewriter.editor.finish()
-    if any(tensor.data_type == TensorProto.INT4 for tensor in model.graph.initializer):
-        for entry in model.opset_import:
+    if any(model.constants.dtype(name) == INT4 for name in model.constants):
+        for entry in model.proto.opset_import:
             if not entry.domain:
                 entry.version = max(entry.version, INT4_OPSET)
     return model, names
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
+def _ranks(model: OpenModel) -> dict[str, int]:
     """The number of dimensions of each value for which it can be told."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(outlined(model.proto, model.constants)).graph
     return {value.name: len(value.type.tensor_type.shape.dim) for value in (*inferred.value_info, *inferred.input)}
 
 
@@ -197,8 +204,7 @@ class _Rewriter:
             return None
         name = str(node.input[1])
         coded = weight_codes(self.artefact.tensors[name])
-        bias = self.bias(node, len(self.editor.constants[name]))
-        if coded is None or bias is None:
+        if coded is None or (bias := self.bias(node, len(coded[0]))) is None:
             return None
         codes, scale = coded
         end, factor, shift = self.tail(node, codes)
@@ -221,7 +227,7 @@ class _Rewriter:
         constant = self.editor.constants.get(node.input[2])
         return None if constant is None else per_output(constant, outputs, 0)
 
-    def tail(self, node: NodeProto, codes: NDArray[np.int64]) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
+    def tail(self, node: NodeProto, codes: NDArray[np.int16]) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
         """The value after the factors and shifts that follow a layer, and their sum: value = factor * layer + shift."""
         outputs, places = len(codes), codes.ndim - 2
         end, factor, shift = node.output[0], np.ones(outputs), np.zeros(outputs)
@@ -238,12 +244,11 @@ class _Rewriter:
 
     def codes(self, codes: Array, name: str) -> str:
         """The name of codes, which are stored in four bits where those hold them, or them over a power of two."""
-        editor, common = self.editor, np.gcd.reduce(codes, axis=None)
-        factor = max(int(common & -common), 1)  # what codes of few bits were spread by, at least
-        few = codes // factor
-        if codes.dtype != np.int8 or few.min() < -8 or few.max() > 7:
+        editor, used = self.editor, int(np.bitwise_or.reduce(codes, axis=None))
+        factor = max(used & -used, 1)  # what codes of few bits were spread by, at least
+        if codes.dtype != np.int8 or codes.min() < -8 * factor or codes.max() > 7 * factor:
             return editor.constant(codes, f"{name}_code")
-        code = editor.constant(few.astype(INT4), f"{name}_code")
+        code = editor.constant((codes // factor).astype(INT4), f"{name}_code")
         if factor > 1:
             wide = editor.add("Cast", [code], f"{name}_wide", to=TensorProto.INT32)
             factors = editor.constant(np.asarray(factor, np.int32), f"{name}_factor")
@@ -274,25 +279,25 @@ def _is_layer(node: NodeProto) -> bool:
 
 
 def _integers(
-    codes: NDArray[np.int64], scale: NDArray[np.float64], bias: NDArray[np.float64], input_scale: float
+    codes: NDArray[np.int16], scale: NDArray[np.float64], bias: NDArray[np.float64], input_scale: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]] | None:
     """Weights as bytes with positive scales, and the bias in steps of the accumulator, with these steps.
 
     None if they do not fit in 8 and 32 bits.
     """
     shape = (-1, *[1] * (codes.ndim - 1))
-    signed = codes * np.sign(scale).astype(np.int64).reshape(shape)
+    most = np.abs(codes.reshape(len(codes), -1)).max(1) * (scale != 0)
     # Codes of few bits are spread over seven, so that the bias is rounded more finely. Eight would do as well, but then
     # sums of two products saturate on x86 processors without VNNI.
-    spread = 2 ** max(int(np.log2(SAFE / max(np.abs(signed).max(), 1))), 0)
-    signed, scale = signed * spread, scale / spread
+    spread = 2 ** max(int(np.log2(SAFE / max(int(most.max()), 1))), 0)
+    scale = scale / spread
     # An output whose weights are all zero may have any scale: one that its bias fits.
-    live = signed.reshape(len(codes), -1).any(1) & (np.abs(scale) * input_scale > np.finfo(np.float32).tiny)
+    live = (most > 0) & (np.abs(scale) * input_scale > np.finfo(np.float32).tiny)
     spare = np.where(bias == 0, 1.0, np.abs(bias) / (FINE * input_scale))
     scales = np.where(live, np.abs(scale), spare).astype(np.float32)
     steps = scales * np.float32(input_scale)
     biases = np.rint(bias / steps.astype(np.float64))
-    signed = np.where(live.reshape(shape), signed, 0)
+    signed = codes * (spread * live * np.sign(scale)).astype(codes.dtype).reshape(shape)
     if signed.max() > 127 or np.abs(biases).max() > LARGEST:
         return None
     return signed.astype(np.int8), scales, biases.astype(np.int32), steps

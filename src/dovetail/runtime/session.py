@@ -13,7 +13,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors  # typ
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
-from dovetail.runtime.graph import LARGEST_MODEL, complete
+from dovetail.runtime.constants import Constants, OpenModel
+from dovetail.runtime.graph import LARGEST_MODEL, open_graph
 
 REFUSALS = (
     runtime_errors.Fail,
@@ -34,12 +35,23 @@ INPUT_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), 
 def assemble(artefact: Artefact) -> ModelProto:
     """The artefact as a standard ONNX model: its graph, with every tensor decoded to a float32 initialiser.
 
+    Raises as `opened` does.
+    """
+    return opened(artefact).whole()
+
+
+def opened(artefact: Artefact) -> OpenModel:
+    """The same beside its constants, of which each tensor is decoded when it is first read.
+
     Raises ArtefactError if the graph and the tensors do not fit together, or are too large for one ONNX model.
     """
     size = sum(4 * math.prod(tensor.shape) for tensor in artefact.tensors.values())
     if size > LARGEST_MODEL:
         raise ArtefactError(f"An ONNX model may have {LARGEST_MODEL} bytes of weights, this artefact has {size}.")
-    return complete(artefact.graph, {name: tensor.decode() for name, tensor in artefact.tensors.items()})
+    weights = Constants()
+    for name, tensor in artefact.tensors.items():
+        weights.put_off(name, tensor.shape, tensor.decode)
+    return open_graph(artefact.graph, weights)
 
 
 class Session:

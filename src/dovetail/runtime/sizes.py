@@ -13,6 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.constants import SMALL
 
 WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool")
 WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
@@ -20,9 +21,6 @@ WINDOWS = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
 
 WIDEST = 2**20
 """More than any of them, so that their products are no more than 64 bits hold."""
-
-SMALL = 1024
-"""Elements up to which a constant's values may decide a shape."""
 
 
 def check_sizes(model: ModelProto) -> None:

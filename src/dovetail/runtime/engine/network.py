@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
+from dovetail.runtime.constants import Constants, OpenModel
 from dovetail.runtime.engine.node import Grid, Node
 from dovetail.runtime.engine.patterns import put_together
 from dovetail.runtime.engine.shapes import Shapes, shapes_of
@@ -36,7 +37,7 @@ class Network:
     """Nodes in order; constants; `shapes`: of one image, of every value of numbers that has one row for each image."""
 
     nodes: list[Node]
-    constants: dict[str, Array]
+    constants: Constants
     coded: dict[str, Coded]
     known: Shapes
     inputs: list[ValueInfoProto]
@@ -55,38 +56,57 @@ class Network:
             self.readers[name] = self.readers.get(name, 0) + 1
 
 
-def read(model: ModelProto) -> Network:
-    """Raises ArtefactError on a model whose values do not fit together."""
-    graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+def read(model: OpenModel) -> Network:
+    """Raises ArtefactError on a model whose values do not fit together. What of it is constant is noted in it."""
+    proto, constants = model.proto, model.constants
+    graph = proto.graph
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     coded: dict[str, Coded] = {}
-    nodes = [node for proto in graph.node if (node := _fold(proto, constants, coded, model)) is not None]
+    nodes = [read for node in graph.node if (read := _fold(node, constants, coded, proto)) is not None]
     inputs = [value for value in graph.input if value.name not in constants]
-    shapes = shapes_of(model, constants, inputs)
+    shapes = shapes_of(proto, constants, inputs)
     ends = {value.name for value in graph.output}
     nodes = _round(_without_identities(nodes, ends), constants, ends)
     nodes = _live(put_together(nodes, constants), ends)
-    return Network(nodes, constants, coded, shapes, inputs, list(graph.output), opset, model)
+    return Network(nodes, constants, coded, shapes, inputs, list(graph.output), opset, proto)
 
 
-def _fold(proto: NodeProto, constants: dict[str, Array], coded: dict[str, Coded], model: ModelProto) -> Node | None:
+def _fold(proto: NodeProto, constants: Constants, coded: dict[str, Coded], model: ModelProto) -> Node | None:
     """The node, unless it only computes constants, which are noted."""
     attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
     names = [name for name in proto.input if name]
     fixed = all(name in constants for name in names) and (names or proto.op_type == "Constant")
     if not fixed or proto.domain not in ("", "ai.onnx") or "Random" in proto.op_type or "body" in attributes:
         return Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes, (proto,))
-    if proto.op_type == "DequantizeLinear" and constants[names[0]].dtype == np.int8:
-        codes, scales = constants[names[0]], constants[names[1]].reshape(-1)
-        if len(names) < 3 or not constants[names[2]].any():
-            coded[proto.output[0]] = Coded(codes, scales, attributes.get("axis", 1) % max(codes.ndim, 1))
+    if proto.op_type == "DequantizeLinear" and _put_off(proto.output[0], names, attributes, constants, coded):
+        return None
     try:
         results = ReferenceEvaluator(proto, opsets=_opsets(model)).run(None, {n: constants[n] for n in names})
     except Exception as error:  # noqa: BLE001 - an evaluator of 200 operators; whatever it finds wrong is the model's
         raise ArtefactError(f"A constant of the network cannot be computed: {proto.op_type}: {error}.") from None
     constants.update(zip(proto.output, map(np.asarray, results), strict=False))
     return None
+
+
+def _put_off(
+    output: str, names: list[str], attributes: Mapping[str, Any], constants: Constants, coded: dict[str, Coded]
+) -> bool:
+    """Note signed integers times a scale for each index of an axis, or for all, and compute them only if they are read.
+
+    Whether they are so.
+    """
+    codes, scales = constants[names[0]], constants[names[1]]
+    axis = attributes.get("axis", 1) % max(codes.ndim, 1)
+    fitting = scales.size == 1 or scales.shape == codes.shape[axis : axis + 1]
+    zero = len(names) < 3 or (constants.dtype(names[2]) == codes.dtype and not constants[names[2]].any())
+    plain = attributes.keys() <= {"axis"} and scales.dtype == np.float32 and codes.dtype in (np.int8, np.int32)
+    if not (plain and fitting and zero):
+        return False
+    sides = [-1 if i == axis and scales.size > 1 else 1 for i in range(codes.ndim)]
+    constants.put_off(output, codes.shape, lambda: codes.astype(np.float32) * scales.reshape(sides))
+    if codes.dtype == np.int8:
+        coded[output] = Coded(codes, scales.reshape(-1), axis)
+    return True
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:

@@ -28,16 +28,14 @@ WIDEST_BORDER = 64
 def convolve(plan: Plan, node: Node) -> None:
     value, weight = node.inputs[:2]
     shape, output = plan.shape(value), plan.shape(node.outputs[0])
-    weights = constant_of(plan, weight)
+    scales = _codes(plan, value, weight, 0)
+    weights = constant_of(plan, weight) if scales is None else plan.network.coded[weight].codes
     places = weights.ndim - 2
     if places not in (1, 2) or len(shape) != places + 1:
         raise Lacking(f"a convolution over {places} places")
     window, after = _window(node, shape[1:], weights.shape[2:])
     groups = node.attributes.get("group", 1)
     demand(weights.shape[1] * groups == shape[0] and weights.shape[0] % groups == 0, "weights do not fit the input")
-    scales = _codes(plan, value, weight, 0)
-    if scales is not None:
-        weights = plan.network.coded[weight].codes
     weights = np.ascontiguousarray(weights).reshape(*weights.shape[:2], *(1,) * (2 - places), *weights.shape[2:])
     padding = max(*window[6:], *after, 0)
     demand(padding <= WIDEST_BORDER, f"a padding of {padding}")
@@ -53,14 +51,12 @@ def multiply_matrix(plan: Plan, node: Node) -> None:
     value, weight = node.inputs[:2]
     if node.operator == "MatMul" and weight in plan.network.shapes:
         return multiply_values(plan, node)
-    matrix = constant_of(plan, weight)
     transposed = bool(node.attributes.get("transB", 0))
+    scales = _codes(plan, value, weight, 0 if transposed else 1)
+    matrix = constant_of(plan, weight) if scales is None else plan.network.coded[weight].codes
     shape = plan.shape(value)
     demand(matrix.ndim == 2 and not node.attributes.get("transA", 0), "a product of two values of the network")
     demand(shape[-1] == matrix.shape[1 if transposed else 0], "weights do not fit the input")
-    scales = _codes(plan, value, weight, 0 if transposed else 1)
-    if scales is not None:
-        matrix = plan.network.coded[weight].codes
     matrix = matrix if transposed else matrix.T
     source, picture = _flattened(plan, value)
     weights = np.ascontiguousarray(matrix.reshape(len(matrix), *picture))

@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
+from dovetail.runtime.constants import OpenModel
 from dovetail.runtime.engine.building import NativeStage
 from dovetail.runtime.engine.functions import FUNCTIONS
 from dovetail.runtime.engine.moved import settle
@@ -27,8 +28,8 @@ from dovetail.runtime.engine.planner import Foreign, Plan, plan
 from dovetail.runtime.engine.recurrent import RECURRENT
 from dovetail.runtime.engine.stages import Stage, cut_stages
 from dovetail.runtime.engine.weights import Packing
-from dovetail.runtime.qdq import to_qdq
-from dovetail.runtime.session import INPUT_TYPES, REFUSALS, assemble, check_input, first_line
+from dovetail.runtime.qdq import quantised
+from dovetail.runtime.session import INPUT_TYPES, REFUSALS, check_input, first_line, opened
 
 OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
@@ -114,7 +115,7 @@ class EngineSession:
         Raises ArtefactError if the graph and the tensors do not fit together.
         """
         threads = checked_threads(threads)
-        model = to_qdq(artefact)[0] if artefact.activations else assemble(artefact)
+        model = quantised(artefact)[0] if artefact.activations else opened(artefact)
         self._prepare(model, threads, Packing(artefact.tensors, choose, threads))
         self.artefact: Artefact | None = artefact
 
@@ -124,11 +125,11 @@ class EngineSession:
         session = cls.__new__(cls)
         threads = checked_threads(threads)
         proto = model if isinstance(model, ModelProto) else read_onnx(Path(model))
-        session._prepare(proto, threads, Packing({}, choose, threads))
+        session._prepare(OpenModel.of(proto), threads, Packing({}, choose, threads))
         session.artefact = None
         return session
 
-    def _prepare(self, model: ModelProto, threads: int, pack: Packing) -> None:
+    def _prepare(self, model: OpenModel, threads: int, pack: Packing) -> None:
         network = read(model)
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             found = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
-from dovetail.runtime.sizes import SMALL, check_sizes
+from dovetail.runtime.constants import Constants, outlined
+from dovetail.runtime.sizes import check_sizes
 
 Array = NDArray[Any]
 
@@ -40,7 +41,7 @@ class Shapes:
     same: dict[str, Array] = field(default_factory=dict)
 
 
-def shapes_of(model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto]) -> Shapes:
+def shapes_of(model: ModelProto, constants: Constants, inputs: list[ValueInfoProto]) -> Shapes:
     """Raises ArtefactError on a model whose values do not fit together."""
     (two, known_two), (three, known_three) = (_inferred(model, constants, inputs, batch) for batch in (2, 3))
     found = Shapes(types={name: kind for name, (kind, _) in two.items()})
@@ -70,12 +71,12 @@ Inferred = dict[str, tuple[int, tuple[int, ...]]]
 
 
 def _inferred(
-    model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto], batch: int
+    model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], batch: int
 ) -> tuple[Inferred, dict[str, Array]]:
     """Of every value for a batch; and the values that follow from shapes alone, by which more shapes may be known."""
     known: dict[str, Array] = {}
     while True:
-        values = _infer(model, {**constants, **known}, inputs, batch)
+        values = _infer(model, constants.joined(known), inputs, batch)
         before = len(known)
         for node in model.graph.node:
             if not known.keys() >= {*node.output}:
@@ -110,8 +111,7 @@ def _computed(
     return dict(zip(node.output, map(np.asarray, results), strict=False))
 
 
-def _infer(model: ModelProto, constants: Mapping[str, Array], inputs: list[ValueInfoProto], batch: int) -> Inferred:
-    """Weights are there by their shape alone, which costs nothing."""
+def _infer(model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], batch: int) -> Inferred:
     light = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     light.graph.name = "shapes"
     light.graph.node.extend(node for node in model.graph.node if not constants.keys() >= {*node.output} - {""})
@@ -120,14 +120,9 @@ def _infer(model: ModelProto, constants: Mapping[str, Array], inputs: list[Value
         entry.CopyFrom(value)
         if entry.type.tensor_type.shape.dim:
             entry.type.tensor_type.shape.dim[0].dim_value = batch
-    for name, array in constants.items():
-        if array.size <= SMALL:
-            light.graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-        else:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            light.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
     for value in model.graph.output:
         light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    light = outlined(light, constants)
     check_sizes(light)
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph

@@ -25,6 +25,9 @@ SPARSE = 0.2
 FEW = 16
 """Different integers up to which they are worth a code."""
 
+SAMPLE = 4096
+"""Weights among which so many different ones are usually found, if there are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -74,6 +77,8 @@ class Packing:
         """A form with the layer's weights in the layer's order, if there is one that may be better than dense."""
         weights = layer.weights
         if weights.dtype == np.int8:
+            if np.unique(weights.reshape(-1)[:SAMPLE]).size > FEW and np.count_nonzero(weights) > DENSE * weights.size:
+                return None  # at a glance
             different = np.unique(weights)
             if different.size > FEW and np.count_nonzero(weights) > DENSE * weights.size:
                 return None
