@@ -1,7 +1,6 @@
 #include "plan.hpp"
 
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -11,7 +10,10 @@
 #include "copy.hpp"
 #include "elementwise.hpp"
 #include "normalise.hpp"
+#include "plan_reader.hpp"
+#include "plan_weights.hpp"
 #include "pool.hpp"
+#include "product.hpp"
 #include "recurrent.hpp"
 #include "resize.hpp"
 
@@ -19,14 +21,10 @@ namespace dovetail::engine {
 
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "plans are little-endian");
-
 constexpr std::int64_t most_elements = std::int64_t(1) << 26;  // of one image
 constexpr int most_side = 1 << 24, most_window = 4095;
 
-void check(bool holds, const std::string& what) {
-  if (!holds) throw std::invalid_argument("The plan is damaged or forged: " + what + ".");
-}
+constexpr auto check = check_plan;
 
 std::uint32_t crc32(std::span<const std::byte> bytes) {
   static const auto table = [] {
@@ -42,51 +40,10 @@ std::uint32_t crc32(std::span<const std::byte> bytes) {
   return ~sum;
 }
 
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : rest_(bytes) {}
-  bool done() const { return rest_.empty(); }
-
-  template <class T>
-  T number() {
-    check(rest_.size() >= sizeof(T), "it ends too early");
-    T value;
-    std::memcpy(&value, rest_.data(), sizeof(T));
-    rest_ = rest_.subspan(sizeof(T));
-    return value;
-  }
-
-  int integer(int low, int high, const char* what) {
-    const auto value = number<std::int32_t>();
-    check(low <= value && value <= high, std::string(what) + " is " + std::to_string(value));
-    return value;
-  }
-
-  template <class T>
-  std::vector<T> numbers() {
-    const auto count = number<std::uint32_t>();
-    check(rest_.size() / sizeof(T) >= count, "a list is longer than the file");
-    std::vector<T> values(count);
-    if (count) std::memcpy(values.data(), rest_.data(), count * sizeof(T));
-    rest_ = rest_.subspan(count * sizeof(T));
-    return values;
-  }
-
-  // As many as there are, for lists whose elements are lists themselves: each takes a byte at least.
-  std::uint32_t count() {
-    const auto count = number<std::uint32_t>();
-    check(count <= rest_.size(), "a list is longer than the file");
-    return count;
-  }
-
- private:
-  std::span<const std::byte> rest_;
-};
-
 // Builds a program from records. Operations check their own arguments; what they take on trust is checked here.
 class Builder {
  public:
-  Builder(Reader& reader, Program& program) : reader_(reader), program_(program) {}
+  Builder(PlanReader& reader, Program& program) : reader_(reader), program_(program) {}
 
   void next() {
     const auto record = reader_.number<std::uint8_t>();
@@ -99,6 +56,7 @@ class Builder {
       case Record::normalise: return normalise();
       case Record::resize: return resize();
       case Record::copy: return copy();
+      case Record::product: return product();
       case Record::recurrent: return recurrent();
     }
     check(false, "there is no record " + std::to_string(record));
@@ -132,13 +90,10 @@ class Builder {
   void convolution() {
     const Id input = id(), output = id();
     const Window window = this->window();
-    auto weights = this->weights(window);
+    auto weights = read_weights(reader_, window);
     Epilogue epilogue = this->epilogue(output);
     std::vector<Id> reads{input};
-    if (epilogue.residual) {
-      reads.push_back(id());
-      check(same_shape(tensors_[reads.back()], tensors_[output]), "a sum of values of two shapes");
-    }
+    add_residual(epilogue, reads, output);
     add(std::make_unique<Convolution>(tensors_[input], tensors_[output], window, std::move(weights), std::move(epilogue)),
         std::move(reads), output);
   }
@@ -153,6 +108,15 @@ class Builder {
     check(!epilogue.residual, "a residual where none is taken");
     add(std::make_unique<Elementwise>(tensors_[a], b, tensors_[output], arithmetic, std::move(epilogue)),
         std::move(reads), output);
+  }
+
+  void product() {
+    const Id a = id(), b = id(), output = id();
+    Epilogue epilogue = this->epilogue(output);
+    std::vector<Id> reads{a, b};
+    add_residual(epilogue, reads, output);
+    add(std::make_unique<Product>(tensors_[a], tensors_[b], tensors_[output], std::move(epilogue)), std::move(reads),
+        output);
   }
 
   void pool() {
@@ -227,27 +191,6 @@ class Builder {
     return window;
   }
 
-  std::unique_ptr<Weights> weights(const Window& window) {
-    const auto type = Type(reader_.integer(0, 1, "a type of weights"));
-    WeightShape shape{.outputs = 0, .inputs = 0, .rows = window.size[0], .columns = window.size[1]};
-    shape.outputs = reader_.integer(1, most_side, "a number of outputs");
-    shape.inputs = reader_.integer(1, most_side, "a number of inputs");
-    shape.groups = reader_.integer(1, most_side, "a number of groups");
-    const std::int64_t taps = std::int64_t(shape.rows) * shape.columns;
-    const auto expect = [&](std::size_t count) {
-      const std::size_t columns = std::size_t(shape.inputs / shape.groups) * taps;
-      check(columns != 0 && count % columns == 0 && count / columns == std::size_t(shape.outputs), "too few weights");
-    };
-    if (type == Type::uint8) {
-      const auto values = reader_.numbers<std::int8_t>();
-      expect(values.size());
-      return pack(values.data(), shape);
-    }
-    const auto values = reader_.numbers<float>();
-    expect(values.size());
-    return pack(values.data(), shape);
-  }
-
   Epilogue epilogue(Id output) {
     Epilogue epilogue;
     epilogue.scale = reader_.numbers<float>();
@@ -261,6 +204,12 @@ class Builder {
     epilogue.high = reader_.number<float>();
     check(epilogue.low <= epilogue.high, "limits that cross");
     return epilogue;
+  }
+
+  void add_residual(const Epilogue& epilogue, std::vector<Id>& reads, Id output) {
+    if (!epilogue.residual) return;
+    reads.push_back(id());
+    check(same_shape(tensors_[reads.back()], tensors_[output]), "a sum of values of two shapes");
   }
 
   Box box() {
@@ -293,7 +242,7 @@ class Builder {
     program_.add(std::move(operation));
   }
 
-  Reader& reader_;
+  PlanReader& reader_;
   Program& program_;
   std::vector<Tensor> tensors_;
 };
@@ -326,7 +275,7 @@ void check_external(const Program& program, int external, const std::vector<std:
 }  // namespace
 
 Planned read_plan(std::span<const std::byte> bytes, int threads) {
-  Reader reader(body(bytes));
+  PlanReader reader(body(bytes));
   Planned planned;
   planned.input = reader.numbers<std::int32_t>();
   planned.output = reader.numbers<std::int32_t>();

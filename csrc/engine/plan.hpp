@@ -25,10 +25,10 @@ struct PlanHeader {
 };
 static_assert(sizeof(PlanHeader) == 24);
 
-constexpr std::uint32_t plan_version = 1;
+constexpr std::uint32_t plan_version = 2;
 
 enum class Record : std::uint8_t {
-  tensor, external, convolution, elementwise, pool, normalise, resize, copy, recurrent
+  tensor, external, convolution, elementwise, pool, normalise, resize, copy, recurrent, product
 };
 
 struct Planned {

@@ -51,8 +51,8 @@ void Product::multiply_row(const Run& run, int image, int row, float* room) cons
   const Tensor &a = *run.reads[0].tensor, &output = *run.writes[0].tensor;
   const Place* residual = epilogue_.residual ? &run.reads[2] : nullptr;
   constexpr std::int32_t tap = 0;
-  std::array<std::int32_t, most_pixels> pixels;
-  for (int i = 0; i < most_pixels; ++i) pixels[i] = i * a.padded_channels();
+  std::array<std::int32_t, most_pixels> pixels{};
+  for (int i = 0; i < std::min(most_pixels, a.columns); ++i) pixels[i] = i * a.padded_channels();
   float* sums = room + panels_;
   pack_row(run.reads[1], image, row, room);
   const int blocks = output.padded_channels() / lanes;

@@ -7,11 +7,14 @@ writes them there, for `make sanitize`.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from dovetail.formats import Affine, Codebook, Float, Layout
 from dovetail.methods.quantize.quantizer import quantize_input
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, export_plan, freeze
@@ -45,14 +48,60 @@ def quantised() -> nn.Module:
     return module.eval()
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"floats": Mixed, "integers": quantised}
+class Attention(nn.Module):
+    """Products of two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 20), nn.Linear(16 * 20, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(nn.functional.max_pool2d(x, 2).flatten(2).transpose(1, 2))
+        x = x + (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return self.last(x.flatten(1))
+
+
+FEW = partial(Codebook.encode, table=np.array([-3, -2, -1, 0, 1, 2, 3, 5], np.float32) / 16)
+
+
+def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
+    """Weights in each form that a plan has: codes, a bitmap, nonzeros, nonzeros as codes (in floats), and dense."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 20, 3, padding=1), nn.ReLU(), nn.Conv2d(20, 12, 3, padding=1, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 36), nn.ReLU(), nn.Linear(36, 5),
+    ).eval()  # fmt: skip
+    plain = partial(Affine.encode, bits=8) if integers else Float.encode
+    chosen = {
+        "0": (1.0, Layout("dense", FEW)),
+        "2": (0.35, Layout("bitmap", plain)),
+        "5": (0.15, Layout("relative_index", plain)),
+        "7": (0.1, Layout("relative_index", FEW, entropy="huffman")),
+        "9": (1.0, Layout("dense", plain)),
+    }
+    for path, (kept, layout) in chosen.items():
+        weight = model.get_submodule(path).weight
+        values = weight.data * (weight.data.abs() >= weight.data.abs().quantile(1 - kept))
+        weight.data = torch.from_numpy(layout.encode(values.numpy()).decode())
+        if integers:
+            quantize_input(model, path, Uniform(8, torch.tensor(0.03)))
+    return model, {f"{path}.weight": layout for path, (_, layout) in chosen.items()}
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Layout]]]] = {
+    "floats": lambda: (Mixed(), {}),
+    "integers": lambda: (quantised(), {}),
+    "attention": lambda: (Attention(), {}),
+    "stored floats": lambda: stored(False),
+    "stored integers": lambda: stored(True),
+}
 
 
 def planned(name: str) -> Artefact:
     torch.manual_seed(0)
-    return freeze(NETWORKS[name]().eval(), torch.randn(2, 3, 8, 8))
+    model, layouts = NETWORKS[name]()
+    return freeze(model.eval(), torch.randn(2, 3, 8, 8), layouts=layouts)
 
 
 if __name__ == "__main__":
     for name in NETWORKS:
-        export_plan(planned(name), Path(sys.argv[1], f"{name}.plan"))
+        export_plan(planned(name), Path(sys.argv[1], f"{name.replace(' ', '_')}.plan"))

@@ -217,7 +217,7 @@ class TestCompressedParts:
     def test_something_appended(self, part: str, artefact: Artefact) -> None:
         parts = unpack(artefact.to_bytes(), "it")
         with pytest.raises(ArtefactError):
-            Artefact.from_bytes(pack(parts | {part: parts[part] + b"more"}))
+            Artefact.from_bytes(pack(parts | {part: bytes(parts[part]) + b"more"}))
 
 
 def test_too_large_a_graph_is_not_written() -> None:

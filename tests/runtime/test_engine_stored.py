@@ -58,7 +58,7 @@ def test_a_network_as_it_is_stored(name: str, structure: str, kept: float) -> No
         engine = EngineSession(artefact, threads, choose="stored")
         assert_same_answers(engine, artefact)
         assert weight_bytes(engine) < 0.5 * weight_bytes(dense)
-    assert plan_bytes(engine) == plan_bytes(dense)  # a plan has them dense
+    assert len(plan_bytes(engine)) < 0.5 * len(plan_bytes(dense))
 
 
 def unlike(rng: np.random.Generator, form: str, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Layout]:

@@ -13,6 +13,7 @@ from dovetail import _native
 from dovetail.errors import ArtefactError
 from dovetail.runtime import Artefact, EngineSession, export_plan
 from dovetail.runtime.engine.plan_file import plan_bytes
+from dovetail.runtime.engine.weights import CHOICES
 
 from .planned_networks import NETWORKS, planned
 
@@ -51,14 +52,31 @@ def answers(program: Path, plan: Path, x: NDArray[np.float32]) -> NDArray[np.flo
 
 def test_c_gives_the_engines_answers(artefact: Artefact, program: Path, tmp_path: Path) -> None:
     export_plan(artefact, tmp_path / "model.plan")
-    session = EngineSession(artefact, threads=1, choose="dense")
+    session = EngineSession(artefact, threads=1, choose="stored")
     for count in (1, 3):
         x = np.random.default_rng(count).standard_normal((count, 3, 8, 8), np.float32)
         np.testing.assert_array_equal(answers(program, tmp_path / "model.plan", x), session(x).ravel())
 
 
 def test_the_same_network_gives_the_same_bytes(artefact: Artefact) -> None:
-    assert plan_bytes(EngineSession(artefact, 1)) == plan_bytes(EngineSession(artefact, 2))
+    one, two = (plan_bytes(EngineSession(artefact, threads, choose="stored")) for threads in (1, 2))
+    assert one == two
+
+
+@pytest.mark.parametrize("name", ["stored floats", "stored integers"])
+def test_weights_are_as_they_are_stored(name: str, program: Path, tmp_path: Path) -> None:
+    """Whatever kernels a session has, its plan has the same, and hardly more bytes than these read."""
+    artefact, x = planned(name), np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32)
+    size = {}
+    for choose in CHOICES:
+        session = EngineSession(artefact, 1, choose=choose)
+        (tmp_path / "model.plan").write_bytes(plan := plan_bytes(session))
+        np.testing.assert_array_equal(answers(program, tmp_path / "model.plan", x), session(x).ravel())
+        size[choose] = len(plan)
+    rows = EngineSession(artefact, 1, choose="stored").describe()
+    kernels = " ".join(row.kernel for row in rows)
+    assert all(form in kernels for form in ("-bit codes", "bitmap of", "sparse"))
+    assert size["stored"] - sum(row.weight_bytes for row in rows) < 4000 < size["dense"] - size["stored"]
 
 
 def test_what_the_engine_lacks_is_named() -> None:

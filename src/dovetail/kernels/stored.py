@@ -13,7 +13,7 @@ output, which goes into the epilogue's scale. Entropy coding is decoded first: i
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,28 @@ Array = NDArray[Any]
 KERNELS = ("codes", "mask", "slots", "dense")
 
 
+class Packer(Protocol):
+    """Who takes weights over: the engine, or what writes them down for it. `sides`: a layer's shape and its groups."""
+
+    def pack(self, weights: Array, groups: int) -> _native.Weights: ...
+
+    def pack_codes(
+        self, codes: NDArray[np.uint8], bits: int, table: Array, sides: tuple[int, ...]
+    ) -> _native.Weights: ...
+
+    def pack_signs(
+        self, signs: NDArray[np.uint8], bytes: bool, zero: int, sides: tuple[int, ...]
+    ) -> _native.Weights: ...
+
+    def pack_mask(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
+
+    def pack_slots(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
+
+    def pack_coded_slots(
+        self, places: NDArray[np.int64], codes: NDArray[np.uint8], table: Floats, sides: tuple[int, ...]
+    ) -> _native.Weights: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """Weights for one kernel. `scale` belongs to each output; `values` are the weights over it."""
@@ -37,8 +59,11 @@ class Stored:
     scale: Floats
     values: Callable[[], Array]
     """For the reference: float32 or, for codes as activations, int8, of `shape`."""
-    pack: Callable[[], _native.Weights]
-    """As the engine's kernels read them; each operation needs weights of its own."""
+    packed: Callable[[Packer], _native.Weights]
+
+    def pack(self, packer: Packer = _native) -> _native.Weights:
+        """As the engine's kernels read them; each operation needs weights of its own."""
+        return self.packed(packer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +119,7 @@ def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
         np.dtype(np.int8 if integers else np.float32),
         np.broadcast_to(inner.scale, shape[:1]),
         lambda: (2 * inner.codes.astype(np.int8) - 1).reshape(shape),
-        lambda: _native.pack_signs(inner.codes, integers, zero, (*shape, 1)),
+        lambda packer: packer.pack_signs(inner.codes, integers, zero, (*shape, 1)),
     )
 
 
@@ -115,19 +140,19 @@ def kernels(
 def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats, sides: tuple[int, ...]) -> Stored:
     shape, groups = (sides[0], sides[1], sides[2], sides[3]), sides[4]
 
-    def pack() -> _native.Weights:
+    def pack(packer: Packer) -> _native.Weights:
         values = decode().reshape(-1)
         if kernel == "dense":
-            return _native.pack(values.reshape(shape), groups)
+            return packer.pack(values.reshape(shape), groups)
         places = np.flatnonzero(values)
         kept = values[places]
         if kernel == "mask":
-            return _native.pack_mask(places, kept, sides)
+            return packer.pack_mask(places, kept, sides)
         few = np.unique(kept) if kept.dtype == np.float32 else kept[:0]
         if kept.dtype == np.int8 or few.size > 255:
-            return _native.pack_slots(places, kept, sides)
+            return packer.pack_slots(places, kept, sides)
         codes = (np.searchsorted(few, kept) + 1).astype(np.uint8)
-        return _native.pack_coded_slots(places, codes, np.append(np.float32(0), few), sides)
+        return packer.pack_coded_slots(places, codes, np.append(np.float32(0), few), sides)
 
     return Stored(kernel, shape, np.dtype(kind), scale, lambda: decode().reshape(shape), pack)
 
@@ -151,7 +176,7 @@ def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
         full.dtype,
         np.broadcast_to(scale, shape[:1]).astype(np.float32),
         lambda: full[found.codes].reshape(shape),
-        lambda: _native.pack_codes(found.codes, found.bits, full, sides),
+        lambda packer: packer.pack_codes(found.codes, found.bits, full, sides),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import cast
@@ -20,34 +19,38 @@ from dovetail import _native
 from dovetail.errors import ArtefactError
 from dovetail.runtime.artefact import Artefact
 from dovetail.runtime.engine.building import Builder, Float
-from dovetail.runtime.engine.layers import Convolution, Place, Product
+from dovetail.runtime.engine.layers import Place
+from dovetail.runtime.engine.plan_weights import Written, WrittenWeights
 from dovetail.runtime.engine.planner import Foreign
 from dovetail.runtime.engine.session import EngineSession
 from dovetail.runtime.engine.stages import cut_stages
-from dovetail.runtime.engine.weights import Packed
+from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.files import write_atomically
 
-MAGIC, VERSION = b"DVTPLAN\0", 1
+MAGIC, VERSION = b"DVTPLAN\0", 2
 
 
 class Record(IntEnum):
     """As in csrc/engine/plan.hpp."""
 
-    TENSOR, EXTERNAL, CONVOLUTION, ELEMENTWISE, POOL, NORMALISE, RESIZE, COPY, RECURRENT = range(9)
+    TENSOR, EXTERNAL, CONVOLUTION, ELEMENTWISE, POOL, NORMALISE, RESIZE, COPY, RECURRENT, PRODUCT = range(10)
 
 
 def export_plan(artefact: Artefact, path: str | Path) -> None:
-    """Write the artefact as a plan, at once or not at all.
+    """Write the artefact as a plan, at once or not at all. Weights lie in it as they are stored: it is the same plan on
+    every machine.
 
     Raises ArtefactError if the engine lacks an operator of it, as nothing else runs a plan.
     """
-    write_atomically(Path(path), plan_bytes(EngineSession(artefact, threads=1, choose="dense")))
+    write_atomically(Path(path), plan_bytes(EngineSession(artefact, threads=1, choose="stored")))
 
 
 def plan_bytes(session: EngineSession) -> bytes:
-    """The network of a session as a plan. Raises ArtefactError if the engine lacks an operator of it."""
+    """The network of a session as a plan, with the same kernels.
+
+    Raises ArtefactError if the engine lacks an operator of it.
+    """
     lacking = [f"{f.node.operator} ({f.reason})" for f in session.plan.layers if isinstance(f, Foreign)]
-    lacking += [f"{layer.operator} of two values" for layer in session.plan.layers if isinstance(layer, Product)]
     stages = cut_stages(session.plan)
     if lacking or len(stages) != 1:
         raise ArtefactError(
@@ -58,21 +61,11 @@ def plan_bytes(session: EngineSession) -> bytes:
     recorder = Recorder()
     for name in (*stage.inputs, *stage.outputs):
         recorder.numbers(session.plan.network.shapes[name], "<i4")
-    Builder(session.plan, cast(_native.Program, recorder), stage, [], _as_they_are).build()
+    chosen = session.packing
+    packing = Packing(chosen.tensors, chosen.choose, chosen.threads, WrittenWeights(), chosen.kernels)
+    Builder(session.plan, cast(_native.Program, recorder), stage, [], packing).build()
     body = b"".join(recorder.parts)
     return MAGIC + struct.pack("<IIQ", VERSION, zlib.crc32(body), len(body)) + body
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    """Takes packed weights' place."""
-
-    layer: Convolution
-    bytes: int = 0
-
-
-def _as_they_are(layer: Convolution, _: tuple[int, int]) -> Packed:
-    return Packed(cast(_native.Weights, Unpacked(layer)), np.ones(1, np.float32))
 
 
 class Recorder:
@@ -138,13 +131,11 @@ class Recorder:
         self.floats(low, high)
 
     def convolution(
-        self, reads: list[int], write: int, window: list[int], unpacked: Unpacked, epilogue: _native.Epilogue
+        self, reads: list[int], write: int, window: list[int], weights: Written, epilogue: _native.Epilogue
     ) -> None:
-        layer, weights = unpacked.layer, unpacked.layer.weights
-        bytewise = weights.dtype == np.int8
         self.begin(Record.CONVOLUTION)
-        self.integers(reads[0], write, *window, bytewise, len(weights), weights.shape[1] * layer.groups, layer.groups)
-        self.numbers(weights, "<i1" if bytewise else "<f4")
+        self.integers(reads[0], write, *window)
+        self.parts.append(weights.content)
         self.epilogue(epilogue)
         self.integers(*reads[1:])
 
@@ -152,6 +143,12 @@ class Recorder:
         self.begin(Record.ELEMENTWISE)
         self.integers(reads[0], write, arithmetic, *reads[1:])
         self.epilogue(epilogue)
+
+    def product(self, reads: list[int], write: int, epilogue: _native.Epilogue) -> None:
+        self.begin(Record.PRODUCT)
+        self.integers(*reads[:2], write)
+        self.epilogue(epilogue)
+        self.integers(*reads[2:])
 
     def pool(
         self, read: int, write: int, window: list[int], after: list[int], kind: int, epilogue: _native.Epilogue

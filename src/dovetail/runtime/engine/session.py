@@ -130,6 +130,7 @@ class EngineSession:
         return session
 
     def _prepare(self, model: OpenModel, threads: int, pack: Packing) -> None:
+        self.packing = pack
         network = read(model)
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             found = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"

@@ -13,7 +13,7 @@ from dovetail.errors import DovetailError
 from dovetail.formats import Codebook, Float, Format
 from dovetail.kernels.choice import DENSE, candidates, times_of
 from dovetail.kernels.convolution import Window
-from dovetail.kernels.stored import stored
+from dovetail.kernels.stored import Packer, Stored, stored
 from dovetail.runtime.engine.layers import Convolution
 
 CHOICES = ("measured", "dense", "stored")
@@ -43,35 +43,58 @@ Pack = Callable[[Convolution, tuple[int, int]], Packed]
 
 
 class Packing:
-    """Packs the weights of a network's layers; `tensors` are those of the artefact, by name."""
+    """Packs the weights of a network's layers; `tensors` are those of the artefact, by name.
 
-    def __init__(self, tensors: Mapping[str, Format], choose: str, threads: int) -> None:
+    `kernels`: those that were chosen already, as `kernels` of another Packing says.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Format],
+        choose: str,
+        threads: int,
+        packer: Packer = _native,
+        kernels: Mapping[str, str] | None = None,
+    ) -> None:
         if choose not in CHOICES:
             raise DovetailError(f"A session's kernels are chosen as one of {', '.join(CHOICES)}, got {choose!r}.")
-        self.tensors, self.choose, self.threads = tensors, choose, threads
+        self.tensors, self.choose, self.threads, self.packer = tensors, choose, threads, packer
+        self.kernels = dict(kernels or {})
+        """What was chosen, by the value that the layer makes."""
 
     def __call__(self, layer: Convolution, image: tuple[int, int]) -> Packed:
-        format = None if self.choose == "dense" else self._format(layer)
+        form, why = self._form(layer, image)
+        if form is None:
+            weights, scale = self.packer.pack(np.ascontiguousarray(layer.weights), layer.groups), np.ones(1, np.float32)
+        else:
+            weights, scale = form.pack(self.packer), form.scale
+        self.kernels[layer.output] = "dense" if form is None else form.kernel
+        return Packed(weights, scale, why)
+
+    def _form(self, layer: Convolution, image: tuple[int, int]) -> tuple[Stored | None, str]:
+        """How the weights are stored for the kernel that is chosen, None as they are; and why."""
+        known = "dense" if self.choose == "dense" else self.kernels.get(layer.output)
+        format = None if known == "dense" else self._format(layer)
         if format is None:
-            return _dense(layer)
+            return None, ""
         integers, groups, shape = layer.weights.dtype == np.int8, layer.groups, layer.weights.shape
+        if known is not None:
+            return stored(format, known, integers=integers, groups=groups, shape=shape), ""
         able = candidates(format, integers=integers, groups=groups, shape=shape)
         if set(able) <= {"dense"}:
-            return _dense(layer)
+            return None, ""
         if self.choose == "stored":
             slots = "slots" in able and format.density <= SPARSE
             tried = ["slots"] if slots else [kernel for kernel in able if kernel != "slots"]
             forms = [stored(format, kernel, integers=integers, groups=groups, shape=shape) for kernel in tried]
-            packed = [Packed(form.pack(), form.scale, "as stored") for form in forms]
-            return min(packed, key=lambda one: one.weights.bytes)
+            return min(forms, key=lambda form: form.pack().bytes), "as stored"
         window = _window(layer, image)
         times = times_of(format, 1, image, window, integers=integers, threads=self.threads, shape=shape)
         ranked = sorted(times, key=times.__getitem__)
         why = ", ".join(f"{kernel} {1e6 * times[kernel]:.1f}" for kernel in ranked) + " us"
         if ranked[0] == "dense":
-            return _dense(layer, why)
-        form = stored(format, ranked[0], integers=integers, groups=groups, shape=shape)
-        return Packed(form.pack(), form.scale, why)
+            return None, why
+        return stored(format, ranked[0], integers=integers, groups=groups, shape=shape), why
 
     def _format(self, layer: Convolution) -> Format | None:
         """A form with the layer's weights in the layer's order, if there is one that may be better than dense."""
@@ -88,10 +111,6 @@ class Packing:
             return None
         same = np.array_equal(format.decode().reshape(-1), weights.reshape(-1))  # a graph may turn what it reads
         return format if same else None
-
-
-def _dense(layer: Convolution, why: str = "") -> Packed:
-    return Packed(_native.pack(np.ascontiguousarray(layer.weights), layer.groups), np.ones(1, np.float32), why)
 
 
 def _window(layer: Convolution, image: tuple[int, int]) -> Window:

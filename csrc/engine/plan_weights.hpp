@@ -1,0 +1,36 @@
+// The weights of a layer in a plan: PlanWeights, then the lists that its form has. Weights are in C order (outputs,
+// inputs / groups, rows, columns), float32 or int8 as `bytes` says; n is how many there are.
+//
+//   dense         n weights
+//   codes         a table, n codes of `bits` bits without gaps, the first in the lowest bits
+//   mask          n bits, 1 for what is not zero; the nonzeros
+//   slots         gaps, the nonzeros
+//   coded_slots   a table of float32 that begins with zero, gaps, a code of 8 bits for each nonzero
+//
+// A gap is how many zeros lie before the next nonzero; 255 stands for 255 zeros of a longer gap.
+// src/dovetail/runtime/engine/plan_weights.py writes it.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "convolution.hpp"
+#include "plan_reader.hpp"
+#include "weights.hpp"
+
+namespace dovetail::engine {
+
+enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots };
+
+struct PlanWeights {
+  Form form;
+  std::uint8_t bytes;  // 1: int8, for activations of uint8
+  std::uint8_t bits;   // of a code
+  std::uint8_t padding;
+  std::int32_t outputs, inputs, groups;
+};
+static_assert(sizeof(PlanWeights) == 16);
+
+// Throws std::invalid_argument where they do not fit together.
+std::unique_ptr<Weights> read_weights(PlanReader& reader, const Window& window);
+
+}  // namespace dovetail::engine
