@@ -39,6 +39,20 @@ class Mixed(nn.Module):
         return self.last(self.norm(x)).softmax(-1)
 
 
+class Steps(nn.Module):
+    """Recurrences in both directions, over the rows of a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(24, 6, batch_first=True, bidirectional=True)
+        self.second = nn.GRU(12, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = x.permute(0, 2, 1, 3).flatten(2)
+        y: torch.Tensor = self.second(self.first(steps)[0])[0]
+        return y
+
+
 def quantised() -> nn.Module:
     module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 5))
     for name in ("0", "4"):
@@ -90,6 +104,7 @@ def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Layout]]]] = {
     "floats": lambda: (Mixed(), {}),
     "integers": lambda: (quantised(), {}),
+    "steps": lambda: (Steps(), {}),
     "attention": lambda: (Attention(), {}),
     "stored floats": lambda: stored(False),
     "stored integers": lambda: stored(True),

@@ -19,7 +19,8 @@ from dovetail.runtime.engine.session import OPERATORS
 
 ALSO = {"Constant"}
 WITHOUT_A_BATCH = {
-    "Concat", "Gather", "LayerNormalization", "Max", "Min", "Pad", "Pow", "ReduceMean", "Reshape", "Split", "Swish",
+    "Cast", "Concat", "Gather", "LayerNormalization", "Max", "Min", "Pad", "Pow", "ReduceMean", "Reshape", "Split",
+    "Swish",
 }  # fmt: skip
 """Their node tests go over the first axis, have no other, or two inputs or outputs; see test_engine_operators.py."""
 STEPS_FIRST = {"GRU", "LSTM"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from onnx import TensorProto
 
 from dovetail.runtime.engine.layers import Box, Copy, Layout, Loop, Resize, natural, unit, whole
 from dovetail.runtime.engine.moved import Cut, cut, moved, regroup, strange, turn
@@ -50,6 +52,13 @@ def _reshaped(source: tuple[int, ...], target: tuple[int, ...]) -> Box:
     return Box((0,) * len(source), (0,) * len(target), tuple(loops))
 
 
+def cast(plan: Plan, node: Node) -> None:
+    """From float32 to float32."""
+    types = plan.network.known.types
+    demand(node.attributes["to"] == types.get(node.inputs[0]) == TensorProto.FLOAT, "another type of numbers")
+    reshape(plan, node)
+
+
 def transpose(plan: Plan, node: Node) -> None:
     value, output = node.inputs[0], node.outputs[0]
     if strange(plan, node):
@@ -87,6 +96,8 @@ def slice_axes(plan: Plan, node: Node) -> None:
     cuts = {}
     for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(starts), strict=True):
         side = sides[axis]
+        if side is None and (start, step) == (0, 1) and end >= 2**31 - 1:
+            continue  # the whole batch
         if side is None:
             raise Lacking("the batch is cut or put together")
         places = range(side)[start:end:step]
@@ -122,7 +133,7 @@ def split(plan: Plan, node: Node) -> None:
 
 
 def pad(plan: Plan, node: Node) -> None:
-    """By zeros; below zero it cuts off."""
+    """By zeros, or by what lies as far inside along one axis; below zero it cuts off."""
     value = node.inputs[0]
     shape, output = plan.shape(value), plan.shape(node.outputs[0])
     rank = len(shape) + 1
@@ -131,15 +142,35 @@ def pad(plan: Plan, node: Node) -> None:
     named = range(rank) if axes is None else [int(axis) % rank for axis in axes.reshape(-1)]
     filler = optional_constant(plan, node, 2)
     number = float(node.attributes.get("value", 0.0)) if filler is None else float(filler.reshape(-1)[0])
-    demand(node.attributes.get("mode", b"constant") == b"constant" and number == 0, "padding by other than zeros")
+    mode = node.attributes.get("mode", b"constant")
+    demand(mode == b"reflect" or (mode == b"constant" and number == 0), "padding by the edge, or by other than zeros")
     before = dict(zip(named, given[: len(given) // 2], strict=True))
     demand(before.get(0, 0) == 0, "padding of the batch")
     begins = [int(before.get(axis, 0)) for axis in range(1, rank)]
+    if mode == b"reflect":
+        return _copy(plan, node, [value], [_reflected(shape, output, begins)])
     source, target = tuple(max(-b, 0) for b in begins), tuple(max(b, 0) for b in begins)
     counts = [min(s - a, o - b) for s, o, a, b in zip(shape, output, source, target, strict=True)]
     demand(min(counts) > 0, "padding that leaves nothing")
     loops = tuple(Loop(count, unit(i, len(shape)), unit(i, len(shape))) for i, count in enumerate(counts))
-    _copy(plan, node, [value], [[Box(source, target, loops)]])
+    return _copy(plan, node, [value], [[Box(source, target, loops)]])
+
+
+def _reflected(shape: tuple[int, ...], output: tuple[int, ...], begins: list[int]) -> list[Box]:
+    """What lies inside, and along each axis what is the other way round before and after it."""
+    ways = []
+    for side, whole_side, begin in zip(shape, output, begins, strict=True):
+        end = whole_side - side - begin
+        demand(0 <= begin < side and 0 <= end < side, "a reflection of more than there is")
+        parts = [(0, begin, side, 1), (begin, 0, begin, -1), (side - 2, begin + side, end, -1)]
+        ways.append([part for part in parts if part[2]])
+    boxes = []
+    for corner in itertools.product(*ways):
+        loops = tuple(
+            Loop(count, unit(i, len(shape), step), unit(i, len(shape))) for i, (_, _, count, step) in enumerate(corner)
+        )
+        boxes.append(Box(tuple(part[0] for part in corner), tuple(part[1] for part in corner), loops))
+    return boxes
 
 
 def depth_to_space(plan: Plan, node: Node) -> None:
@@ -255,6 +286,7 @@ def _copy(plan: Plan, node: Node, inputs: list[str], boxes: Sequence[list[Box]])
 
 
 MOVING: dict[str, Translate] = {
+    "Cast": cast,
     "Concat": concatenate,
     "DepthToSpace": depth_to_space,
     "Flatten": reshape,

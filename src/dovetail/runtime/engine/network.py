@@ -65,6 +65,8 @@ def read(model: OpenModel) -> Network:
     nodes = [read for node in graph.node if (read := _fold(node, constants, coded, proto)) is not None]
     inputs = [value for value in graph.input if value.name not in constants]
     shapes = shapes_of(proto, constants, inputs)
+    constants.update(shapes.fixed)
+    nodes = [node for node in nodes if not constants.keys() >= {*node.outputs}]
     ends = {value.name for value in graph.output}
     nodes = _round(_without_identities(nodes, ends), constants, ends)
     nodes = _live(put_together(nodes, constants), ends)

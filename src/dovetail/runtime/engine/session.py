@@ -27,11 +27,12 @@ from dovetail.runtime.engine.operators import COMPUTING
 from dovetail.runtime.engine.planner import Foreign, Plan, plan
 from dovetail.runtime.engine.recurrent import RECURRENT
 from dovetail.runtime.engine.stages import Stage, cut_stages
+from dovetail.runtime.engine.transposed import TRANSPOSED
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.qdq import quantised
 from dovetail.runtime.session import INPUT_TYPES, REFUSALS, check_input, first_line, opened
 
-OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT
+OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT | TRANSPOSED
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
 
 MOST_THREADS = 256

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 ON_SHAPES = {
     "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Identity", "Max", "Min", "Mul",
-    "ReduceProd", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Range", "ReduceProd", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 """What exporters compute shapes with, and states that are zero for each image."""
 
@@ -34,11 +34,13 @@ class Shapes:
     """`whole`: of numbers that grow with the batch along one axis, where None stands; `types` of all values.
 
     same: values that depend on nothing but how large the batch is, and are alike for each image: those of one image.
+    fixed: what was computed from shapes, and does not depend on the batch either.
     """
 
     whole: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     same: dict[str, Array] = field(default_factory=dict)
+    fixed: dict[str, Array] = field(default_factory=dict)
 
 
 def shapes_of(model: ModelProto, constants: Constants, inputs: list[ValueInfoProto]) -> Shapes:
@@ -50,9 +52,12 @@ def shapes_of(model: ModelProto, constants: Constants, inputs: list[ValueInfoPro
         if kind == TensorProto.FLOAT and axis is not None and min(shape) > 0:
             found.whole[name] = (*shape[:axis], None, *shape[axis + 1 :])
     for name, array in known_two.items():
-        other = known_three.get(name, array)
+        if (other := known_three.get(name)) is None:
+            continue
         axis = _batch_axis(array.shape, other.shape)
-        if axis is not None:
+        if axis is None and np.array_equal(array, other):
+            found.fixed[name] = array
+        elif axis is not None:
             one = array.take([0], axis)
             if all(np.array_equal(np.broadcast_to(one, full.shape), full) for full in (array, other)):
                 found.same[name] = one
@@ -99,6 +104,9 @@ def _computed(
         sizes = [array.size for array in given.values()]
         if node.op_type in ("ConstantOfShape", "Expand"):
             sizes.append(math.prod(int(side) for side in given[names[-1]].reshape(-1)))
+        elif node.op_type == "Range":
+            start, end, step = (float(given[name].reshape(-1)[0]) for name in names)
+            sizes.append(int((end - start) / step) if step else MOST + 1)
         if max(sizes) > MOST:
             return {}
     else:
