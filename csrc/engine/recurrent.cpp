@@ -9,7 +9,7 @@ namespace dovetail::engine {
 
 namespace {
 
-constexpr int images_at_once = 8;
+constexpr int images_at_once = 14;  // two tiles with AVX-512
 constexpr int widest = 4;  // blocks of a tile
 
 int padded_to_blocks(int channels) { return (channels + lanes - 1) / lanes * lanes; }
