@@ -35,7 +35,7 @@ RUN_OTHERWISE = {
 
 @cache
 def cases() -> dict[str, TestCase]:
-    """Those with operators of ours only, whose first input is of float32 and has a batch, by name."""
+    """Those with operators of ours only, from float32 with a batch to float32, by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {case.name: case for case in collect_testcases(None) if is_ours(case)}
@@ -47,7 +47,8 @@ def is_ours(case: TestCase) -> bool:
     operators = {node.op_type for node in case.model.graph.node}
     first = case.model.graph.input[0].type.tensor_type
     floats = first.elem_type == TensorProto.FLOAT and len(first.shape.dim) > 0
-    return operators <= OPERATORS.keys() | ALSO and floats and len(case.model.graph.output) == 1
+    ends = [value.type.tensor_type.elem_type for value in case.model.graph.output]
+    return operators <= OPERATORS.keys() | ALSO and floats and ends == [TensorProto.FLOAT]
 
 
 def load(case: TestCase) -> tuple[ModelProto, NDArray[np.float32], NDArray[np.float32]]:
