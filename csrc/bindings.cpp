@@ -94,13 +94,11 @@ engine::Window window(std::array<int, 8> numbers) {
 // One convolution by itself. tensors: the input, (the residual), the output.
 std::unique_ptr<engine::Trial> convolution_trial(const std::string& level, int threads, int batch,
                                                  const std::vector<Activations>& tensors, PackedWeights weights,
-                                                 std::array<int, 8> numbers, const Floats& scale, const Floats& bias,
-                                                 int activation, float low, float high) {
+                                                 std::array<int, 8> numbers, const engine::Epilogue& epilogue) {
   std::vector<engine::Tensor> all;
   for (const Activations& one : tensors) all.push_back(tensor(one));
-  auto operation = std::make_unique<engine::Convolution>(
-      all.front(), all.back(), window(numbers), std::move(weights),
-      engine::Epilogue{padded(scale), padded(bias), tensors.size() > 2, engine::Activation(activation), low, high});
+  auto operation = std::make_unique<engine::Convolution>(all.front(), all.back(), window(numbers), std::move(weights),
+                                                         epilogue);
   return std::make_unique<engine::Trial>(level, threads, batch, all, std::move(operation));
 }
 
@@ -278,12 +276,18 @@ void bind_program(nb::module_& m) {
   m.def("pack", &pack<std::int8_t>);
   nb::class_<Epilogue>(m, "Epilogue")
       .def("__init__",
-           [](Epilogue* self, const Floats& scale, const Floats& bias, bool residual, int activation, float low,
-              float high) {
-             new (self) Epilogue{padded(scale), padded(bias), residual, engine::Activation(activation), low, high};
+           [](Epilogue* self, const Floats& scale, const Floats& bias, std::array<float, 3> rounding,
+              bool residual, int activation, float low, float high) {
+             const auto [step, least, most] = rounding;
+             new (self) Epilogue{padded(scale), padded(bias), {step, least, most}, residual,
+                                 engine::Activation(activation), low, high};
            })
       .def_ro("scale", &Epilogue::scale)
       .def_ro("bias", &Epilogue::bias)
+      .def_prop_ro("rounding",
+                   [](const Epilogue& self) {
+                     return std::array{self.rounding.scale, self.rounding.least, self.rounding.most};
+                   })
       .def_ro("residual", &Epilogue::residual)
       .def_prop_ro("activation", [](const Epilogue& self) { return int(self.activation); })
       .def_ro("low", &Epilogue::low)

@@ -78,7 +78,14 @@ struct Nest {
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
   std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
   bool direct = weights.direct(pixels);
-  std::vector<Blocks> tiles = cut_outputs(weights.spans, blocks_of_tile(pixels, run.primitives));
+  bool in_rows = rows_overlap() && run.primitives.row_pixels(1);
+  std::vector<Blocks> tiles = cut_outputs(weights.spans, in_rows ? 2 : blocks_of_tile(pixels, run.primitives));
+
+  // Whether neighbouring outputs read the same inputs, and panels hold whole rows of taps.
+  bool rows_overlap() const {
+    return !weights.depthwise && !direct && window.stride[1] == 1 && taps_in_one == row_taps &&
+           taps_in_one * in.padded_channels() * int(sizeof(Input)) <= panel_bytes;
+  }
 
   // Chunks of pixels, so that all threads have as many items.
   int chunks(int threads) const {
@@ -106,21 +113,21 @@ struct Nest {
     const int image = int(first / (std::int64_t(out.rows) * out.columns));
     const Span span = weights.spans[blocks.first];
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, panel_bytes / int(sizeof(Input)));
-    const int tiles = divide_up(count, run.primitives.tile_pixels(blocks.count));
+    const int most = in_rows ? run.primitives.row_pixels(blocks.count) : run.primitives.tile_pixels(blocks.count);
     Finish<Sum> last = finishing(blocks, image);
     last.output_pixels = output.at, last.residual_pixels = residual.at;
     if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
     for (const Columns& columns : panels) {
       Tile<Input, Weight, Sum> tile = panel_tile(blocks, span, columns, scratch + sums_bytes);
       tile.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
-      for (int t = 0; t < tiles; ++t) {
-        const int p = count * t / tiles, pixel_count = count * (t + 1) / tiles - p;
-        tile.pixels = input.at + p, tile.pixel_count = pixel_count;
+      for (int p = 0; p < count; p += tile.pixel_count) {
+        const int rest = in_rows ? std::min(count - p, out.columns - int((first + p) % out.columns)) : count - p;
+        tile.pixels = input.at + p, tile.pixel_count = divide_up(rest, divide_up(rest, most));
         // Where one panel is all there is, sums need not be kept.
         tile.sums = reinterpret_cast<Sum*>(scratch) + (panels.size() > 1 ? p * blocks.count * lanes : 0);
         product(tile);
         if (&columns != &panels.back()) continue;
-        last.sums = tile.sums, last.pixel_count = pixel_count;
+        last.sums = tile.sums, last.pixel_count = tile.pixel_count;
         last.output_pixels = output.at + p, last.residual_pixels = residual.at + p;
         finish(last);
       }
@@ -155,6 +162,7 @@ struct Nest {
     return {.taps = taps.data() + columns.tap,
             .tap_count = columns.taps,
             .channels = columns.channels,
+            .neighbour = in_rows ? in.padded_channels() : 0,
             .weights = static_cast<const Weight*>(panel.data),
             .block_stride = panel.block_stride,
             .blocks = blocks.count,
@@ -173,6 +181,7 @@ struct Nest {
     return {.blocks = blocks.count,
             .scale = epilogue.scale.data() + blocks.first * lanes,
             .bias = epilogue.bias.data() + blocks.first * lanes,
+            .rounding = epilogue.rounding,
             .residual = epilogue.residual ? data(run.reads.back(), image, blocks.first) : nullptr,
             .residual_type = added.type,
             .residual_scale = added.scale,

@@ -25,6 +25,7 @@ class Convolution : public Operation {
               Epilogue epilogue);
   void run(const Run&) const override;
   std::size_t scratch_bytes(int threads) const override;
+  std::size_t weight_bytes() const override { return weights_->bytes_stored(); }
   std::string kernel() const override;
 
  private:

@@ -41,33 +41,21 @@ void read(const Line& line, int first, int count, float* values) {
 }
 
 template <class T>
-void write(const Line& line, int first, int count, const float* values) {
+void write(const Line& line, int first, int count, const T* values) {
   T* to = reinterpret_cast<T*>(line.output.data) + line.to + first * line.to_step;
   if (line.to_step == 1)
-    for (int i = 0; i < count; ++i) to[i] = T(values[i]);
+    std::copy(values, values + count, to);
   else
-    for (int i = 0; i < count; ++i) to[i * line.to_step] = T(values[i]);
-}
-
-// Values become whole codes; whether there is NaN among them. Divides, as ONNX says.
-bool encode(float* values, int count, const Tensor& tensor, float low, float high) {
-  constexpr float magic = 12582912.0f;  // rounds to even: its last bit counts ones
-  const float least = std::max(low / tensor.scale, -float(tensor.zero));
-  const float most = std::min(high / tensor.scale, 255.0f - float(tensor.zero));
-  bool nan = false;
-  for (int i = 0; i < count; ++i) {
-    const float v = values[i] / tensor.scale;
-    nan |= v != v;
-    const float limited = v > least ? (v < most ? v : most) : least;
-    values[i] = (limited + magic) - magic + float(tensor.zero);
-  }
-  return nan;
+    for (int i = 0; i < count; ++i) to[i * line.to_step] = values[i];
 }
 
 // Whether there is NaN that has no code.
-bool convert(const Line& line, float low, float high) {
+bool convert(const Line& line, const Primitives& primitives, float low, float high) {
   const Tensor &in = *line.input.tensor, &out = *line.output.tensor;
+  const float least = std::max(low / out.scale, -float(out.zero));
+  const float most = std::min(high / out.scale, 255.0f - float(out.zero));
   float values[piece];
+  std::uint8_t codes[piece];
   bool nan = false;
   for (int first = 0; first < line.count; first += piece) {
     const int count = std::min(piece, line.count - first);
@@ -78,10 +66,10 @@ bool convert(const Line& line, float low, float high) {
       for (int i = 0; i < count; ++i) values[i] = (values[i] - float(in.zero)) * in.scale;
     }
     if (out.type == Type::float32) {
-      write<float>(line, first, count, values);
+      write(line, first, count, values);
     } else {
-      nan |= encode(values, count, out, low, high);
-      write<std::uint8_t>(line, first, count, values);
+      nan |= primitives.encode({values, count, out.scale, least, most, out.zero, codes});
+      write(line, first, count, codes);
     }
   }
   return nan;
@@ -112,6 +100,15 @@ void check(const Tensor& tensor, const Box& box, const std::array<int, 3>& begin
     }
     if (least < 0 || most >= sides[axis]) throw std::invalid_argument("copy: a box goes out of its tensor");
   }
+}
+
+// Calls line(from, to) for the beginning of each.
+template <class Strides, class Each>
+void each_line(const Strides& strides, std::ptrdiff_t from, std::ptrdiff_t to, const Each& line) {
+  if (strides.empty()) return line(from, to);
+  const auto& stride = strides.front();
+  for (int i = 0; i < stride.count; ++i, from += stride.from, to += stride.to)
+    each_line(strides.subspan(1), from, to, line);
 }
 
 void fill_zero(const Place& place, int image) {
@@ -152,26 +149,21 @@ Copy::Copy(const std::vector<Tensor>& inputs, const Tensor& output, const std::v
   covers_ = covered == std::int64_t(output.rows) * output.columns * output.padded_channels();
 }
 
-bool Copy::copy(const Part& part, const Place& input, const Place& output, int image) const {
+bool Copy::copy(const Part& part, const Place& input, const Place& output, const Primitives& primitives,
+                int image) const {
   const bool same = alike(*input.tensor, *output.tensor), floats = output.tensor->type == Type::float32;
+  const std::span<const Stride> outer(part.strides.data(), part.strides.size() - 1);
   const Stride& inner = part.strides.back();
-  std::int64_t lines = 1;
-  for (auto stride = part.strides.begin(); stride != part.strides.end() - 1; ++stride) lines *= stride->count;
   bool nan = false;
-  for (std::int64_t index = 0; index < lines; ++index) {
-    Line line{input, output, part.from + image * input.tensor->image_elements(),
-              part.to + image * output.tensor->image_elements(), inner.from, inner.to, inner.count};
-    std::int64_t rest = index;
-    for (auto stride = part.strides.rbegin() + 1; stride != part.strides.rend(); ++stride) {
-      line.from += rest % stride->count * stride->from;
-      line.to += rest % stride->count * stride->to;
-      rest /= stride->count;
-    }
+  const auto line = [&](std::ptrdiff_t from, std::ptrdiff_t to) {
+    const Line line{input, output, from, to, inner.from, inner.to, inner.count};
     if (!same)
-      nan |= convert(line, low_, high_);
+      nan |= convert(line, primitives, low_, high_);
     else
       floats ? move<float>(line) : move<std::uint8_t>(line);
-  }
+  };
+  each_line(outer, part.from + image * input.tensor->image_elements(),
+            part.to + image * output.tensor->image_elements(), line);
   return nan;
 }
 
@@ -181,7 +173,7 @@ void Copy::run(const Run& run) const {
   share(run.threads, run.batch, output.tensor->image_elements(), [&](int, int image) {
     if (!covers_) fill_zero(output, image);
     for (const auto& part : parts_)
-      if (copy(part, run.reads[part.input], output, image)) nan.store(true, std::memory_order_relaxed);
+      if (copy(part, run.reads[part.input], output, run.primitives, image)) nan.store(true, std::memory_order_relaxed);
   });
   if (nan) throw std::domain_error("NaN has no code");
 }

@@ -40,7 +40,7 @@ class Copy : public Operation {
     std::vector<Stride> strides;  // the outermost first; one at least
   };
 
-  bool copy(const Part& part, const Place& input, const Place& output, int image) const;
+  bool copy(const Part& part, const Place& input, const Place& output, const Primitives& primitives, int image) const;
 
   std::vector<Part> parts_;
   bool covers_;  // the whole image, padding included

@@ -33,14 +33,16 @@ class Operation {
   virtual ~Operation() = default;
   virtual void run(const Run&) const = 0;
   virtual std::size_t scratch_bytes(int threads) const { return 0 * threads; }
+  virtual std::size_t weight_bytes() const { return 0; }
   // For people: the kernel that runs it, as "direct convolution, int8, 4-bit codebook".
   virtual std::string kernel() const = 0;
 };
 
-// What happens to a sum before it is written, in this order: times scale, plus bias, (plus the residual), activation,
-// limits; where the output is uint8, then times 1 / its scale, rounded to even, and its zero added.
+// What happens to a sum before it is written, in this order: times scale, plus bias, (rounded to a grid), (plus the
+// residual), activation, limits; where the output is uint8, then times 1 / its scale, rounded to even, and its zero added.
 struct Epilogue {
   std::vector<float> scale, bias;  // one for each (padded) output channel
+  Grid rounding;
   bool residual = false;           // then reads.back() is added
   Activation activation = Activation::none;
   float low = -std::numeric_limits<float>::infinity(), high = std::numeric_limits<float>::infinity();

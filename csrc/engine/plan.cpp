@@ -191,6 +191,13 @@ class Builder {
     return window;
   }
 
+  Grid grid() {
+    const float scale = reader_.number<float>(), least = reader_.number<float>(), most = reader_.number<float>();
+    check(scale == 0 || (std::isnormal(scale) && scale > 0), "a grid's scale is not above zero");
+    check(-255 <= least && least <= most && most <= 255, "a grid's limits are not those of codes");
+    return {scale, least, most};
+  }
+
   Epilogue epilogue(Id output) {
     Epilogue epilogue;
     epilogue.scale = reader_.numbers<float>();
@@ -198,6 +205,7 @@ class Builder {
     const std::size_t channels = tensors_[output].padded_channels();
     for (const auto* values : {&epilogue.scale, &epilogue.bias})
       check(values->empty() || values->size() == channels, "a scale or bias for other channels");
+    epilogue.rounding = grid();
     epilogue.residual = reader_.integer(0, 1, "a flag") == 1;
     epilogue.activation = Activation(reader_.integer(0, int(Activation::elu), "an activation"));
     epilogue.low = reader_.number<float>();

@@ -10,6 +10,8 @@
 
 namespace dovetail::engine {
 
+constexpr int row_taps = 3;
+
 // A batch-reduce product of up to tile_pixels(blocks) pixels and 1, 2 or 4 blocks of 16 outputs:
 //   sums[p][16 b + o] = start[16 b + o] + sum over taps t, channels c of
 //                       input[pixels[p] + taps[t] + c] * weights[b * block_stride][t][c][o]
@@ -22,6 +24,7 @@ struct Tile {
   int pixel_count = 0;
   const std::int32_t* taps = nullptr;
   int tap_count = 0, channels = 0;
+  int neighbour = 0;  // if not 0: pixels lie so far apart, and so do row_taps taps, whose channels follow each other
   const Weight* weights = nullptr;
   std::ptrdiff_t block_stride = 0;
   int blocks = 0;
@@ -47,6 +50,12 @@ enum class Activation : std::uint8_t {
   none, relu, hard_swish, sigmoid, silu, tanh, gelu, erf, exponential, square_root, absolute, elu
 };
 
+// Multiples of `scale` from `least` to `most` times it; none where the scale is 0.
+struct Grid {
+  float scale = 0, least = 0, most = 0;
+  float inverse_scale = 1 / scale;
+};
+
 // Sums of some pixels become outputs (operation.hpp says how); the same float32 operations in the same order at every
 // level, so that all levels give the same codes.
 template <class Sum>
@@ -54,6 +63,7 @@ struct Finish {
   const Sum* sums = nullptr;  // [pixel][16 * blocks]
   int pixel_count = 0, blocks = 0;
   const float *scale = nullptr, *bias = nullptr;  // [16 * blocks]
+  Grid rounding;                                  // of sums before the residual is added
   const void* residual = nullptr;                 // null: none
   const std::int32_t* residual_pixels = nullptr;
   Type residual_type = Type::float32;
@@ -73,9 +83,19 @@ struct Cell {
   float *c, *h, *reset;
 };
 
+// Values become codes: divided by `scale`, as ONNX says, limited, rounded to even, and `zero` added.
+struct Encoding {
+  const float* values;
+  int count;
+  float scale, least, most;
+  int zero;
+  std::uint8_t* codes;
+};
+
 struct Primitives {
   const char* name;  // plain, avx2, avx512
   int (*tile_pixels)(int blocks);
+  int (*row_pixels)(int blocks);  // where Tile::neighbour is not 0; none: there is no such kernel
   void (*product_float32)(const Tile<float, float, float>&);
   void (*product_uint8)(const Tile<std::uint8_t, std::int8_t, std::int32_t>&);
   void (*depthwise_float32)(const Tile<float, float, float>&);
@@ -86,6 +106,7 @@ struct Primitives {
   void (*gru_reset)(const Cell&);  // reset = r * h
   void (*gru)(const Cell&);
   void (*gru_reset_after)(const Cell&);
+  bool (*encode)(const Encoding&);  // whether there is NaN, which has no code
   StoredPrimitives<Coded> codes;
   StoredPrimitives<Masked> masks;
   void (*slots_uint8)(const ByteProduct&, const Slots&);

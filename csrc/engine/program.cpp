@@ -6,6 +6,8 @@
 #include <cstring>
 #include <new>
 
+#include <unistd.h>
+
 namespace dovetail::engine {
 
 namespace {
@@ -31,6 +33,16 @@ void fill_borders(const Tensor& tensor, int batch, std::byte* data, T zero) {
 
 bool over_each_other(const Arena& arena, const std::vector<Block>& blocks, int a, int b) {
   return arena.offsets[a] < arena.offsets[b] + blocks[b].bytes && arena.offsets[b] < arena.offsets[a] + blocks[a].bytes;
+}
+
+// Of one core.
+std::size_t second_cache_bytes() {
+  long bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  bytes = found;
+#endif
+  return bytes > 0 ? std::size_t(bytes) : std::size_t(1) << 19;
 }
 
 }  // namespace
@@ -93,7 +105,7 @@ const Arena& Program::laid_out(int batch) {
 
 Arena Program::arena(int batch) {
   const std::lock_guard lock(mutex_);
-  return laid_out(batch);
+  return laid_out(images_at_once(batch));
 }
 
 std::byte* Program::at(Id id) const { return memory_.get() + arenas_.at(batch_).offsets[entries_[id].block]; }
@@ -139,14 +151,39 @@ void Program::prepare(int batch) {
   }
 }
 
-void Program::connect(std::span<std::byte* const> externals) {
+void Program::connect(std::span<std::byte* const> externals, int first_image) {
   for (const auto& step : steps_) {
     Place* place = &places_[step.first_place];
     for (const auto* ids : {&step.operation->reads, &step.operation->writes})
       for (Id id : *ids) {
-        if (entries_[id].external >= 0) place->data = externals[entries_[id].external];
+        const Entry& entry = entries_[id];
+        if (entry.external >= 0) place->data = externals[entry.external] + entry.tensor.bytes(first_image);
         ++place;
       }
+  }
+}
+
+int Program::images_at_once(int batch) {
+  const std::size_t room = second_cache_bytes() / 2;
+  std::size_t weights = 0;
+  for (const auto& step : steps_) weights += step.operation->weight_bytes();
+  if (weights > room) return batch;
+  const std::size_t fitting = threads_.size() * room / std::max<std::size_t>(1, laid_out(1).peak);
+  const int most = int(std::clamp<std::size_t>(fitting, 1, batch));
+  // Parts of one size if it can be: all is laid out anew where the size changes.
+  for (int images = most; 2 * images > most; --images)
+    if (batch % images == 0) return images;
+  return most;
+}
+
+template <class Part>
+void Program::each_part(int batch, std::span<std::byte* const> externals, const Part& part) {
+  const std::lock_guard lock(mutex_);
+  const int most = images_at_once(batch);
+  for (int first = 0; first < batch; first += most) {
+    prepare(std::min(most, batch - first));
+    connect(externals, first);
+    part();
   }
 }
 
@@ -159,24 +196,22 @@ void Program::run_step(const Step& step) {
 }
 
 void Program::run(int batch, std::span<std::byte* const> externals) {
-  const std::lock_guard lock(mutex_);
-  prepare(batch);
-  connect(externals);
-  for (const auto& step : steps_) run_step(step);
+  each_part(batch, externals, [&] {
+    for (const auto& step : steps_) run_step(step);
+  });
 }
 
 std::vector<double> Program::profile(int batch, std::span<std::byte* const> externals, int runs) {
-  const std::lock_guard lock(mutex_);
-  prepare(batch);
-  connect(externals);
   using Clock = std::chrono::steady_clock;
-  std::vector<std::vector<double>> seconds(steps_.size());
+  std::vector<std::vector<double>> seconds(steps_.size(), std::vector<double>(runs));
   for (int run = 0; run < runs; ++run)
-    for (std::size_t i = 0; i < steps_.size(); ++i) {
-      const auto start = Clock::now();
-      run_step(steps_[i]);
-      seconds[i].push_back(std::chrono::duration<double>(Clock::now() - start).count());
-    }
+    each_part(batch, externals, [&] {
+      for (std::size_t i = 0; i < steps_.size(); ++i) {
+        const auto start = Clock::now();
+        run_step(steps_[i]);
+        seconds[i][run] += std::chrono::duration<double>(Clock::now() - start).count();
+      }
+    });
   std::vector<double> medians;
   for (auto& s : seconds) {
     std::nth_element(s.begin(), s.begin() + runs / 2, s.end());

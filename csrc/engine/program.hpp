@@ -22,13 +22,15 @@ class Program {
   // Operations run in the order in which they were added.
   void add(std::unique_ptr<Operation> operation);
 
-  // `externals` are the caller's arrays, in the order in which they were added. Callers wait for each other.
+  // `externals` are the caller's arrays, in the order in which they were added. Callers wait for each other. Where the
+  // weights are small, images are taken so many at a time that their activations stay in the second cache.
   void run(int batch, std::span<std::byte* const> externals);
 
   const Tensor& tensor(Id id) const { return entries_.at(id).tensor; }
   int externals() const { return externals_; }
   std::size_t external_values(int external, int batch) const;
   std::vector<std::string> kernels() const;
+  // Of a run of so many images.
   Arena arena(int batch);
   // Seconds that each operation takes, run on its own: the median of several runs of the whole.
   std::vector<double> profile(int batch, std::span<std::byte* const> externals, int runs);
@@ -49,10 +51,14 @@ class Program {
     void operator()(std::byte* memory) const;
   };
 
+  int images_at_once(int batch);
+  // Calls part() for some images after the other, all being ready for them.
+  template <class Part>
+  void each_part(int batch, std::span<std::byte* const> externals, const Part& part);
   std::vector<Block> blocks(int batch) const;
   const Arena& laid_out(int batch);
   void prepare(int batch);
-  void connect(std::span<std::byte* const> externals);
+  void connect(std::span<std::byte* const> externals, int first_image);
   void run_step(const Step& step);
   void fill_border(Id id);
   std::byte* at(Id id) const;

@@ -31,6 +31,7 @@ void write(const Run& run, const Epilogue& epilogue, const Place* residual, cons
   finish.blocks = pixels.blocks ? pixels.blocks : channels / lanes;
   finish.scale = pixels.scale ? pixels.scale : epilogue.scale.data();
   finish.bias = pixels.bias ? pixels.bias : epilogue.bias.data();
+  finish.rounding = epilogue.rounding;
   if (residual) {
     const Tensor& tensor = *residual->tensor;
     finish.residual = residual->data + pixels.residual_at * bytes_of(tensor.type);

@@ -31,11 +31,7 @@ def convolution_trial(
     tensors: Sequence[tuple[bool, int, int, int, int, float, int]],
     weights: Weights,
     window: Sequence[int],
-    scale: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    activation: int,
-    low: float,
-    high: float,
+    epilogue: Epilogue,
     /,
 ) -> Trial: ...
 def levels() -> list[str]: ...
@@ -63,6 +59,7 @@ def pack(weights: NDArray[np.int8], groups: int, /) -> Weights: ...
 class Epilogue:
     scale: list[float]
     bias: list[float]
+    rounding: list[float]
     residual: bool
     activation: int
     low: float
@@ -71,6 +68,7 @@ class Epilogue:
         self,
         scale: NDArray[np.float32],
         bias: NDArray[np.float32],
+        rounding: tuple[float, float, float],
         residual: bool,
         activation: int,
         low: float,

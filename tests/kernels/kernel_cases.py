@@ -10,7 +10,7 @@ from dovetail.kernels.convolution import Convolution, Window, convolution
 from dovetail.kernels.epilogue import Codes, Epilogue
 
 LEVELS = _native.levels()
-INPUT, RESIDUAL, OUTPUT = Codes(0.02, 7), Codes(0.03, 100), Codes(0.05, 30)
+INPUT, RESIDUAL, OUTPUT, ROUNDING = Codes(0.02, 7), Codes(0.03, 100), Codes(0.05, 30), Codes(0.04, 90)
 
 
 def random(rng: np.random.Generator, shape: tuple[int, ...], integers: bool) -> NDArray[Any]:

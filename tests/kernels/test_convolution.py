@@ -15,7 +15,7 @@ from dovetail.errors import DovetailError
 from dovetail.kernels.convolution import Convolution, Window, convolution
 from dovetail.kernels.epilogue import ACTIVATIONS, Codes, Epilogue
 
-from .kernel_cases import INPUT, LEVELS, OUTPUT, RESIDUAL, check, random, random_epilogue, random_weights
+from .kernel_cases import INPUT, LEVELS, OUTPUT, RESIDUAL, ROUNDING, check, random, random_epilogue, random_weights
 
 each_level = pytest.mark.parametrize("level", LEVELS)
 each_type = pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
@@ -46,6 +46,9 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
         weights,
         residual=None if residual is None else random(rng, shape, residual),
         residual_codes=RESIDUAL if residual else None,
+        rounding=data.draw(st.sampled_from([None, ROUNDING])) if integers else None,
+        low=data.draw(st.sampled_from([-np.inf, -0.7, 0.1])),
+        high=data.draw(st.sampled_from([np.inf, 0.9])),
         activation=data.draw(st.sampled_from(sorted(ACTIVATIONS.keys() - {"square_root"}))),  # of sums around zero
         output=data.draw(st.sampled_from([None, OUTPUT])),
     )
@@ -64,6 +67,17 @@ def test_layers_of_networks(level: str, integers: bool, channels: int, outputs: 
     window = Window(stride=(stride, stride), padding=(size // 2,) * 4)
     epilogue = random_epilogue(rng, weights, activation="relu", output=OUTPUT if integers else None)
     check(level, random(rng, (1, 15, 17, channels), integers), weights, window, epilogue, threads=2)
+
+
+@each_level
+@each_type
+@pytest.mark.parametrize("outputs", [5, 32, 80])
+@pytest.mark.parametrize("columns", [1, 2, 3, 9, 16, 17, 23, 40])
+def test_rows_of_any_length_with_overlapping_windows(level: str, integers: bool, outputs: int, columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    weights = random_weights(rng, (outputs, 16, 3, 3), integers)
+    x = random(rng, (2, 7, columns, 16), integers)
+    check(level, x, weights, Window(padding=(1, 1, 1, 1)), random_epilogue(rng, weights), threads=2)
 
 
 @each_level

@@ -95,6 +95,18 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
         {"zero": ints(0), "far": ints(1000), "two": ints(2), "three": ints(3), "step": ints(2),
          "pads": ints(0, 3, 0, 0, 0, 3, 0, 0)},
     ),
+    "cut once, used twice": (
+        "N,6,8,8",
+        "a = Slice(x, zero, far, two, step) b = Slice(a, zero, far, three, step) c = Pad(b, pads) d = Slice(a, zero, "
+        "far, three, step) e = Slice(c, zero, six, channels) y = Add(d, e)",
+        {"zero": ints(0), "far": ints(1000), "two": ints(2), "three": ints(3), "step": ints(2), "six": ints(6),
+         "channels": ints(1), "pads": ints(0, 3, 0, 0, 0, 3, 0, 0)},
+    ),
+    "a sum of two convolutions": (
+        "N,6,5,5",
+        "a = Conv(x, w) b = Conv(x, v) c = Add(b, a) y = Relu(c)",
+        {"w": normal(4, 6, 1, 1), "v": normal(4, 6, 1, 1)},
+    ),
     "backwards": ("N,6,8", "y = Slice(x, a, b, axes, step)",
                   {"a": ints(-1), "b": ints(-100), "axes": ints(2), "step": ints(-1)}),
     "the whole batch": ("N,3,8", "a = Slice(x, begin, far, begin) y = Relu(a)",
@@ -196,6 +208,34 @@ def test_in_floats(name: str, threads: int) -> None:
 def test_functions_written_out_are_one_layer(name: str, kernel: str) -> None:
     session = EngineSession.from_onnx(model(*CASES[name]), 1)
     assert [operation.kernel for operation in session.describe()] == ["copy", kernel, "copy"]
+
+
+def test_copies_of_copies_are_one() -> None:
+    session = EngineSession.from_onnx(model(*CASES["shortcut of option A"]), 1)
+    assert [operation.layer for operation in session.describe()] == ["Slice, Slice, Pad", "output y"]
+
+
+def coded(proto: ModelProto, *values: str) -> ModelProto:
+    """With these values rounded to codes where they are made."""
+    grid = ["a scale", "a zero"]
+    constants = [numpy_helper.from_array(SCALE, grid[0]), numpy_helper.from_array(ZERO, grid[1])]
+    proto.graph.initializer.extend(constants)
+    for value in values:
+        at, node = next((i, node) for i, node in enumerate(proto.graph.node) if value in node.output)
+        node.output[:] = [f"{value} before"]
+        quantize = helper.make_node("QuantizeLinear", [f"{value} before", *grid], [f"{value} code"])
+        proto.graph.node.insert(at + 1, quantize)
+        proto.graph.node.insert(at + 2, helper.make_node("DequantizeLinear", [f"{value} code", *grid], [value]))
+    return proto
+
+
+def test_sums_of_codes_are_added_in_the_convolution() -> None:
+    proto = coded(model(*CASES["a sum of two convolutions"]), "a", "b")
+    session, x = EngineSession.from_onnx(proto, 1), normal(2, 6, 5, 5)
+    found, expected = session(x), in_onnxruntime(proto, x)
+    assert [operation.kernel for operation in session.describe()][-3:-1] == ["direct convolution, float32"] * 2
+    np.testing.assert_allclose(found, expected, atol=1.01 * SCALE)
+    assert (np.abs(found - expected) > 1e-5).mean() < 0.05
 
 
 def test_what_runs_elsewhere_is_said() -> None:

@@ -1,5 +1,7 @@
 // Sums become outputs.
 #pragma once
+#include <type_traits>
+
 #include "vector.hpp"
 
 namespace dovetail::engine {
@@ -79,6 +81,11 @@ inline Float value_at(const void* data, Type type, std::ptrdiff_t at, float scal
   return (to_float(widen(load<Byte>(static_cast<const std::uint8_t*>(data) + at))) - zero) * scale;
 }
 
+inline Float on_grid(Float v, const Grid& grid) {
+  const Float steps = smaller(larger(v * grid.inverse_scale, constant(grid.least)), constant(grid.most));
+  return to_float(rounded(steps)) * grid.scale;
+}
+
 template <class Sum, Activation activation>
 void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the original
   const int outputs = f.blocks * lanes;
@@ -88,6 +95,7 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
     const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o);
     for (int p = 0; p < f.pixel_count; ++p) {
       Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
+      if (f.rounding.scale > 0) v = on_grid(v, f.rounding);
       if (f.residual)
         v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_scale, f.residual_zero);
       v = smaller(high, larger(low, activate(v, activation)));  // NaN stays NaN, but has the lowest code
@@ -102,8 +110,40 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
   }
 }
 
+// The same for sums of integers that become codes, with no activation but limits, which are never NaN: products with
+// scales keep their order, so that all limits are applied at once.
+template <bool adds>
+void finish_codes(const Finish<std::int32_t> f) {
+  const int outputs = f.blocks * lanes;
+  const float low = f.activation == Activation::relu && f.low < 0.0f ? 0.0f : f.low;
+  const Float least = larger(constant(low * f.inverse_scale), constant(-f.zero));
+  const Float most = smaller(constant(f.high * f.inverse_scale), constant(255.0f - f.zero));
+  const auto* residual = static_cast<const std::uint8_t*>(f.residual);
+  auto* output = static_cast<std::uint8_t*>(f.output);
+  const auto zero = std::int32_t(f.zero);
+  for (int o = 0; o < outputs; o += width) {
+    const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o);
+    for (int p = 0; p < f.pixel_count; ++p) {
+      Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
+      if constexpr (adds) {
+        if (f.rounding.scale > 0) v = on_grid(v, f.rounding);
+        v = v + (to_float(widen(load<Byte>(residual + f.residual_pixels[p] + o))) - f.residual_zero) * f.residual_scale;
+      }
+      v = smaller(larger(v * f.inverse_scale, least), most);
+      store(output + f.output_pixels[p] + o, narrow(rounded(v) + zero));
+    }
+  }
+}
+
+inline bool only_limits(const Finish<std::int32_t>& f) {
+  return f.output_type == Type::uint8 && f.activation <= Activation::relu &&
+         (f.residual ? f.residual_type == Type::uint8 : f.rounding.scale == 0);
+}
+
 template <class Sum>
 void finish(const Finish<Sum>& f) {
+  if constexpr (std::is_same_v<Sum, std::int32_t>)
+    if (only_limits(f)) return f.residual ? finish_codes<true>(f) : finish_codes<false>(f);
   switch (f.activation) {
     case Activation::none: return finish_with<Sum, Activation::none>(f);
     case Activation::relu: return finish_with<Sum, Activation::relu>(f);
@@ -118,6 +158,24 @@ void finish(const Finish<Sum>& f) {
     case Activation::absolute: return finish_with<Sum, Activation::absolute>(f);
     case Activation::elu: return finish_with<Sum, Activation::elu>(f);
   }
+}
+
+bool encode(const Encoding& e) {
+  const Float least = constant(e.least), most = constant(e.most);
+  Int nan{};
+  int i = 0;
+  for (; i + width <= e.count; i += width) {
+    const Float v = load<Float>(e.values + i) / e.scale;
+    nan |= v != v;
+    store(e.codes + i, narrow(rounded(smaller(larger(v, least), most)) + e.zero));
+  }
+  if (i == e.count) return any(nan);
+  float rest[width] = {};
+  std::uint8_t codes[width];
+  for (int k = 0; i + k < e.count; ++k) rest[k] = e.values[i + k];
+  const bool last = encode({rest, width, e.scale, e.least, e.most, e.zero, codes});
+  for (int k = 0; i + k < e.count; ++k) e.codes[i + k] = codes[k];
+  return last || any(nan);
 }
 
 }  // namespace

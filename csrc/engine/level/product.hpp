@@ -8,26 +8,45 @@ namespace {
 // Pixels of a tile so that its sums, the weights and one input fit into the registers (32 of AVX-512, else 16). More
 // than 8 only pay where each is used twice: their addresses do not fit into the registers for integers.
 constexpr int tile_pixels(int blocks) {
-  constexpr int registers = width == 16 ? 28 : 12;
+  constexpr int registers = width == 16 ? 27 : 12;
   const int pixels = registers / (blocks * block_vectors), most = blocks == 1 ? 8 : 14;
   return pixels > most ? most : pixels > 0 ? pixels : 1;
 }
 
-template <class Element, class Vector, int pixels, int vectors>
-inline void load_sums(Vector (&sums)[pixels][vectors], const Element* start, const Element* from) {
-#pragma GCC unroll 16
-  for (int p = 0; p < pixels; ++p)
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v)
-      sums[p][v] = load<Vector>(start ? start + v * width : from + (p * vectors + v) * width);
+// Calls step with 0, 1, ... n - 1, each of which is a constant: arrays so indexed lie in registers.
+template <int i>
+struct Constant {
+  constexpr operator int() const { return i; }
+};
+
+template <int n, class Step>
+[[gnu::always_inline]] inline void repeat(const Step& step) {
+  if constexpr (n > 0) {
+    repeat<n - 1>(step);
+    step(Constant<n - 1>{});
+  }
+}
+
+// The same where pixels are neighbours and rows of taps overlap, so that an input is loaded once for all taps of a row.
+// None where there are not enough registers for these taps' weights as well.
+constexpr int row_pixels(int blocks) {
+  if (width < 16 || blocks > 2) return 0;
+  return blocks == 1 ? 16 : 10;
 }
 
 template <class Element, class Vector, int pixels, int vectors>
-inline void store_sums(Element* to, const Vector (&sums)[pixels][vectors]) {
-#pragma GCC unroll 16
-  for (int p = 0; p < pixels; ++p)
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) store(to + (p * vectors + v) * width, sums[p][v]);
+[[gnu::always_inline]] inline void load_sums(Vector (&sums)[pixels][vectors], const Element* start,
+                                             const Element* from) {
+  repeat<pixels>([&](auto p) {
+    repeat<vectors>([&](auto v) {
+      sums[p][v] = load<Vector>(start ? start + v * width : from + (p * vectors + v) * width);
+    });
+  });
+}
+
+template <class Element, class Vector, int pixels, int vectors>
+[[gnu::always_inline]] inline void store_sums(Element* to, const Vector (&sums)[pixels][vectors]) {
+  repeat<pixels>([&](auto p) { repeat<vectors>([&](auto v) { store(to + (p * vectors + v) * width, sums[p][v]); }); });
 }
 
 template <int pixels, int blocks>
@@ -40,15 +59,13 @@ void product(const Tile<float, float, float>& tile) {
     const float* input = tile.input + tile.taps[tap];
     for (int channel = 0; channel < tile.channels; ++channel, ++input, weights += lanes) {
       Float w[vectors];
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v)
+      repeat<vectors>([&](auto v) {
         w[v] = load<Float>(weights + v / block_vectors * tile.block_stride + v % block_vectors * width);
-#pragma GCC unroll 16
-      for (int p = 0; p < pixels; ++p) {
+      });
+      repeat<pixels>([&](auto p) {
         const Float x = input[tile.pixels[p]] - Float{};
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) sums[p][v] = multiply_add(x, w[v], sums[p][v]);
-      }
+        repeat<vectors>([&](auto v) { sums[p][v] = multiply_add(x, w[v], sums[p][v]); });
+      });
     }
   }
   store_sums(tile.sums, sums);
@@ -64,15 +81,55 @@ void product(const Tile<std::uint8_t, std::int8_t, std::int32_t>& tile) {
     const std::uint8_t* input = tile.input + tile.taps[tap];
     for (int channel = 0; channel < tile.channels; channel += 4, input += 4, weights += 4 * lanes) {
       Signed4 w[vectors];
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v)
+      repeat<vectors>([&](auto v) {
         w[v] = signed4(load<Int>(weights + v / block_vectors * tile.block_stride + v % block_vectors * 4 * width));
-#pragma GCC unroll 16
-      for (int p = 0; p < pixels; ++p) {
+      });
+      repeat<pixels>([&](auto p) {
         const Unsigned4 x = unsigned4(broadcast4(input + tile.pixels[p]));
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) sums[p][v] = dot4(x, w[v], sums[p][v]);
-      }
+        repeat<vectors>([&](auto v) { sums[p][v] = dot4(x, w[v], sums[p][v]); });
+      });
+    }
+  }
+  store_sums(tile.sums, sums);
+}
+
+// What the two types of products differ in: the channels of a step, and a step of one pixel and one vector.
+inline Float input_of(const float* from) { return *from - Float{}; }
+inline Unsigned4 input_of(const std::uint8_t* from) { return unsigned4(broadcast4(from)); }
+inline Float weights_of(const float* from) { return load<Float>(from); }
+inline Signed4 weights_of(const std::int8_t* from) { return signed4(load<Int>(from)); }
+inline Float added(Float sum, Float x, Float w) { return multiply_add(x, w, sum); }
+inline Int added(Int sum, Unsigned4 x, Signed4 w) { return dot4(x, w, sum); }
+
+// Neighbours: the input of pixel p at tap t of a row is that of pixel p + t at the first.
+template <int pixels, int blocks, class Input, class Weight, class Sum>
+void row_product(const Tile<Input, Weight, Sum>& tile) {
+  constexpr int vectors = blocks * block_vectors, step = 4 / sizeof(Input);
+  using Vector = std::conditional_t<std::is_same_v<Sum, float>, Float, Int>;
+  Vector sums[pixels][vectors];
+  load_sums(sums, tile.start, tile.sums);
+  const std::ptrdiff_t next = tile.neighbour, next_tap = next * lanes;
+  const Weight* weights = tile.weights;
+  for (int tap = 0; tap < tile.tap_count; ++tap, weights += (row_taps - 1) * next_tap) {
+    const Input* input = tile.input + tile.taps[tap] + tile.pixels[0];
+    for (int channel = 0; channel < next; channel += step, input += step, weights += step * lanes) {
+      decltype(weights_of(weights)) w[row_taps][vectors];
+      repeat<row_taps>([&](auto t) {
+        repeat<vectors>([&](auto v) {
+          w[t][v] = weights_of(weights + t * next_tap + v / block_vectors * tile.block_stride +
+                               v % block_vectors * step * width);
+        });
+      });
+      const Input* at = input;
+      repeat<pixels + row_taps - 1>([&](auto i) {
+        const auto x = input_of(at);
+        at += next;
+        repeat<row_taps>([&](auto t) {
+          constexpr int p = i - t;
+          if constexpr (p >= 0 && p < pixels)
+            repeat<vectors>([&](auto v) { sums[p][v] = added(sums[p][v], x, w[t][v]); });
+        });
+      });
     }
   }
   store_sums(tile.sums, sums);
@@ -91,13 +148,12 @@ void depthwise(const Tile<Input, Weight, Sum>& tile) {
   const Weight* weights = tile.weights;
   for (int tap = 0; tap < tile.tap_count; ++tap, weights += lanes) {
     const Input* input = tile.input + tile.taps[tap];
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) {
+    repeat<vectors>([&](auto v) {
       const Vector w = as_vector(weights + v / block_vectors * tile.block_stride + v % block_vectors * width);
-#pragma GCC unroll 16
-      for (int p = 0; p < pixels; ++p)
+      repeat<pixels>([&](auto p) {
         sums[p][v] = multiply_add(as_vector(input + tile.pixels[p] + v * width), w, sums[p][v]);
-    }
+      });
+    });
   }
   store_sums(tile.sums, sums);
 }
@@ -107,6 +163,13 @@ struct Products {
   template <int pixels, int blocks, class AnyTile>
   static void run(const AnyTile& tile) {
     product<pixels, blocks>(tile);
+  }
+};
+
+struct RowProducts {
+  template <int pixels, int blocks, class AnyTile>
+  static void run(const AnyTile& tile) {
+    row_product<pixels, blocks>(tile);
   }
 };
 
@@ -128,6 +191,16 @@ void dispatch(const AnyTile& tile) {
   if (tile.blocks == 4) return with_pixels<Kernel, 4, tile_pixels(4)>(tile);
   if (tile.blocks == 2) return with_pixels<Kernel, 2, tile_pixels(2)>(tile);
   with_pixels<Kernel, 1, tile_pixels(1)>(tile);
+}
+
+template <class AnyTile>
+void dispatch_product(const AnyTile& tile) {
+  if constexpr (row_pixels(1) > 0)
+    if (tile.neighbour) {
+      if (tile.blocks == 2) return with_pixels<RowProducts, 2, row_pixels(2)>(tile);
+      return with_pixels<RowProducts, 1, row_pixels(1)>(tile);
+    }
+  dispatch<Products>(tile);
 }
 
 }  // namespace

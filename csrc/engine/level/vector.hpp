@@ -119,6 +119,12 @@ inline Signed4 signed4(Int v) { return {{(v << 24) >> 24, (v << 16) >> 24, (v <<
 
 #endif
 
+inline bool any(Int v) {
+  std::int32_t all = 0;
+  for (int i = 0; i < width; ++i) all |= v[i];
+  return all != 0;
+}
+
 // Where a number is missing (NaN), the second.
 inline Float larger(Float a, Float b) { return a > b ? a : b; }
 inline Float smaller(Float a, Float b) { return a < b ? a : b; }

@@ -98,11 +98,15 @@ class Convolution:
                 tensors,
                 packed,
                 [*size, *window.stride, *window.dilation, *window.padding[:2]],
-                scale.astype(np.float32),
-                epilogue.bias.astype(np.float32),
-                list(ACTIVATIONS).index(epilogue.activation),
-                epilogue.low,
-                epilogue.high,
+                _native.Epilogue(
+                    scale.astype(np.float32),
+                    epilogue.bias.astype(np.float32),
+                    _grid(epilogue.rounding),
+                    epilogue.residual is not None,
+                    list(ACTIVATIONS).index(epilogue.activation),
+                    epilogue.low,
+                    epilogue.high,
+                ),
             )
         except ValueError as error:
             raise DovetailError(str(error)) from error
@@ -121,6 +125,10 @@ class Convolution:
         result = np.empty(self._shape, self._type)
         self._trial.get(result)
         return result
+
+
+def _grid(codes: Codes | None) -> tuple[float, float, float]:
+    return (codes.scale, -codes.zero, 255 - codes.zero) if codes else (0.0, 0.0, 0.0)
 
 
 def _tensor(

@@ -1,6 +1,7 @@
 """What happens to the sums of a product or convolution before they are written, as the engine does it, in numpy.
 
     v = scale * sum + bias             per output channel
+    v = the value of the code that is nearest to v, where the sum is on a grid of its own
     v = v + residual
     v = min(max(activation(v), low), high)
     q = round(v * (1 / output.scale)) + output.zero, in 0 .. 255, where the output is codes
@@ -47,10 +48,14 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Epilogue:
-    """`residual` has the shape of the output; its codes are `residual_codes`, or it is float32 if that is None."""
+    """`residual` has the shape of the output; its codes are `residual_codes`, or it is float32 if that is None.
+
+    `rounding` are the codes to which the sum is rounded before the residual is added.
+    """
 
     scale: Floats
     bias: Floats
+    rounding: Codes | None = None
     residual: Array | None = None
     residual_codes: Codes | None = None
     activation: str = "none"
@@ -68,6 +73,8 @@ class Epilogue:
         """What is written for these sums, whose last axis is the output channel."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             v = sums.astype(_f) * self.scale.astype(_f) + self.bias.astype(_f)
+            if self.rounding is not None:
+                v = self.rounding.values(self.rounding.codes(v))
             if self.residual is not None:
                 v = v + (self.residual_codes.values(self.residual) if self.residual_codes else self.residual)
             v = np.minimum(np.maximum(ACTIVATIONS[self.activation](v), _f(self.low)), _f(self.high))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -65,6 +65,7 @@ class Epilogue:
 
     scale: Array = field(default_factory=lambda: np.zeros(0))
     bias: Array = field(default_factory=lambda: np.zeros(0))
+    rounding: Grid | None = None
     residual: str | None = None
     activation: Activation = Activation.NONE
     low: float = -math.inf
@@ -82,6 +83,11 @@ class Epilogue:
         return self.activation is Activation.NONE and self.unlimited
 
     @property
+    def adds_on(self) -> bool:
+        """Whether another value can still be added, to the sum as it is or rounded to its grid."""
+        return replace(self, grid=None).linear
+
+    @property
     def unlimited(self) -> bool:
         return self.low == -math.inf and self.high == math.inf and self.grid is None
 
@@ -97,7 +103,9 @@ class Epilogue:
         residual = self.residual is not None
         scale = self.scale if factor is None else self.scale * factor
         scale, bias = (np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias))
-        return _native.Epilogue(scale, bias, residual, self.activation, *self.limits())
+        grid = self.rounding
+        rounding = (0.0, 0.0, 0.0) if grid is None else (grid.scale, grid.lowest - grid.zero, grid.highest - grid.zero)
+        return _native.Epilogue(scale, bias, rounding, residual, self.activation, *self.limits())
 
 
 @dataclass
@@ -270,6 +278,16 @@ class Copy(Layer):
     boxes: list[list[Box]] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether every value of the output is one of the only input, in an order that loops along its axes give."""
+        if self.epilogue.grid is not None or len(self.boxes) != 1 or len(self.boxes[0]) != 1:
+            return False
+        ((box,),) = self.boxes
+        rank = len(self.shape)
+        counts = {loop.target: loop.count for loop in box.loops if loop.count > 1}
+        return not any(box.target) and counts == {unit(i, rank): n for i, n in enumerate(self.shape) if n > 1}
+
     def output_grid(self, grids: Sequence[Grid | None]) -> Grid | None:
         """Its own, else the one that its inputs share."""
         if self.epilogue.grid is not None:
@@ -288,6 +306,18 @@ def whole(shape: tuple[int, ...], source_axes: Sequence[int] | None = None, targ
     axes = range(rank) if source_axes is None else source_axes
     loops = [Loop(shape[i], unit(i, rank), unit(axis, rank)) for i, axis in enumerate(axes)]
     return Box((0,) * rank, target or (0,) * rank, tuple(loops))
+
+
+def after(first: Box, second: Box) -> Box:
+    """What `second` takes from what `first` made, a copy that `chooses`: straight from where that had it."""
+    sources = {loop.target.index(1): loop.source for loop in first.loops if loop.count > 1}
+
+    def back(way: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sum(way[axis] * step[k] for axis, step in sources.items()) for k in range(len(first.source)))
+
+    begin = tuple(a + b for a, b in zip(first.source, back(second.source), strict=True))
+    loops = (Loop(loop.count, back(loop.source), loop.target) for loop in second.loops)
+    return Box(begin, second.target, tuple(loops))
 
 
 def unit(axis: int, rank: int, step: int = 1) -> tuple[int, ...]:

@@ -280,7 +280,7 @@ def _copy(plan: Plan, node: Node, inputs: list[str], boxes: Sequence[list[Box]])
     own = plan.layout(first)
     heads = (len(shapes[0]), len(output)) == (2, 3)  # of a sequence, say
     layout = own if heads or len(shapes[0]) == len(output) else natural(output)
-    plan.add(
+    plan.copy(
         Copy(node.operator, node.operator, inputs, node.outputs[0], output, layout, boxes=list(boxes), shapes=shapes)
     )
 

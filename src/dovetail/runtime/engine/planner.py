@@ -17,6 +17,7 @@ from dovetail.runtime.engine.layers import (
     Layer,
     Layout,
     Pool,
+    after,
     axis_steps,
     natural,
     whole,
@@ -120,6 +121,18 @@ class Plan:
         self.layers.append(layer)
         self.note(layer)
 
+    def copy(self, layer: Copy) -> None:
+        """The same for a copy; of what another copy chose it takes its part from where that had it."""
+        before = self.only_reading(layer.inputs[0]) if len(layer.inputs) == 1 else None
+        if not isinstance(before, Copy) or not before.chooses:
+            return self.add(layer)
+        ((chosen,),) = before.boxes
+        before.boxes = [[after(chosen, box) for box in layer.boxes[0]]]
+        before.operator = before.name = f"{before.operator}, {layer.operator}"
+        before.shape, before.layout = layer.shape, layer.layout
+        self.extend(before, layer.output)
+        return None
+
     def note(self, layer: Layer) -> None:
         """That a layer makes what it makes, on which grid."""
         self.makers[layer.output] = layer
@@ -135,6 +148,16 @@ class Plan:
     def growing(self, value: str) -> Layer | None:
         """The layer that makes a value, if what the value's only reader does can become part of it."""
         return self.makers.get(value) if self.network.readers.get(value) == 1 else None
+
+    def only_reading(self, value: str) -> Layer | None:
+        """The same where `value` may be a view in which everything lies as it did."""
+        root = self.root(value)
+        views = {name: view for name, view in self.views.items() if view.source == root}
+        for name, view in views.items():
+            alike = view.layout is view.source_layout and self.shape(name) == self.shape(root)
+            if not alike or self.network.readers.get(name) != 1:
+                return None
+        return self.growing(root)
 
     def extend(self, layer: Layer, output: str) -> None:
         """Let a layer make `output`, having taken in what comes between. It runs when all it reads is there."""
@@ -317,8 +340,8 @@ def add_values(plan: Plan, node: Node) -> bool:
     order = {layer.output: i for i, layer in enumerate(plan.layers) if isinstance(layer, Layer)}
     for value, other in sorted(((first, second), (second, first)), key=lambda pair: -order.get(pair[0], -1)):
         maker = plan.growing(value)
-        if isinstance(maker, Convolution) and maker.epilogue.linear and maker.layout is plan.layout(other):
-            maker.epilogue.residual = other
+        if isinstance(maker, Convolution) and maker.epilogue.adds_on and maker.layout is plan.layout(other):
+            maker.epilogue = replace(maker.epilogue, rounding=maker.epilogue.grid, residual=other, grid=None)
             plan.extend(maker, node.outputs[0])
             return True
     return False
