@@ -34,8 +34,8 @@ float exponential(float x) {
   float sum = 1.9875691500e-4f * rest + 1.3981999507e-3f;
   sum = (sum * rest + 8.3334519073e-3f) * rest + 4.1665795894e-2f;
   sum = (sum * rest + 1.6666665459e-1f) * rest + 5.0000001201e-1f;
-  const std::int32_t power = std::bit_cast<std::int32_t>(shifted) << 23;
-  return std::bit_cast<float>(std::bit_cast<std::int32_t>(sum * rest * rest + rest + 1.0f) + power);
+  const std::uint32_t power = std::bit_cast<std::uint32_t>(shifted) << 23;  // unsigned, for what is not a number too
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(sum * rest * rest + rest + 1.0f) + power);
 }
 
 // Sums and maxima are those of 16 values next to each other, and then of these.
