@@ -16,9 +16,10 @@ one, of Y, only loops are needed that X depends on and Y does not: those that X 
 tile, which does not change and goes round less often; those that Y depends on may go outside of Y's, which becomes
 smaller and goes round as often. (Where windows slide, C, P, Q, R and S are tried inside of the tiles of inputs, too.)
 
-Whole words. Where transfers take whole words (`Memory.whole_words`), the size of a tile says how full they are, so loops
-that X depends on may go inside X's tile too, until its words are full. A transfer is never less than its bits, and two
-are never less than one of both: what holds for bits, and for the whole operand as one tile, bounds words from below.
+Whole words. Where transfers take whole words (`Memory.whole_words`), the size of a tile says how full they are, so
+loops that X depends on may go inside X's tile too, until its words are full. A transfer is never less than its bits,
+and two are never less than one of both: what holds for bits, and for the whole operand as one tile, bounds words from
+below.
 
 Inputs. Moves along the rows or the columns alone keep part of the tile. Whatever the order, the factor next to the tile
 makes all moves but one in `factor`, each by the same distance; the others move the tile along both axes, or start anew,
