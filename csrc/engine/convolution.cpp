@@ -14,6 +14,8 @@ namespace {
 
 constexpr int panel_bytes = 1024;  // of weights for one output; longer panels gain little
 constexpr int widest = 4;          // blocks of a tile
+constexpr int widest_row = 2;      // the same where windows overlap: panels are longer by as much
+constexpr int shortest_row = 6;    // of outputs: in tiles of fewer pixels sums wait for each other
 constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
@@ -79,13 +81,15 @@ struct Nest {
   std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
   bool direct = weights.direct(pixels);
   bool in_rows = rows_overlap() && run.primitives.row_pixels(1);
-  std::vector<Blocks> tiles = cut_outputs(weights.spans, in_rows ? 2 : blocks_of_tile(pixels, run.primitives));
+  std::vector<Blocks> tiles = cut_outputs(weights.spans, in_rows ? widest_row : blocks_of_tile(pixels, run.primitives));
 
   // Whether neighbouring outputs read the same inputs, and panels hold whole rows of taps.
   bool rows_overlap() const {
     return !weights.depthwise && !direct && window.stride[1] == 1 && taps_in_one == row_taps &&
-           taps_in_one * in.padded_channels() * int(sizeof(Input)) <= panel_bytes;
+           out.columns >= shortest_row && taps_in_one * in.padded_channels() * int(sizeof(Input)) <= longest_panel(true);
   }
+
+  static constexpr int longest_panel(bool in_rows) { return in_rows ? panel_bytes * widest / widest_row : panel_bytes; }
 
   // Chunks of pixels, so that all threads have as many items.
   int chunks(int threads) const {
@@ -112,7 +116,8 @@ struct Nest {
     if (epilogue.residual) residual.locate(first, count, out, added, one, 0, 0);
     const int image = int(first / (std::int64_t(out.rows) * out.columns));
     const Span span = weights.spans[blocks.first];
-    const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, panel_bytes / int(sizeof(Input)));
+    const int longest = longest_panel(in_rows) / int(sizeof(Input));
+    const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest);
     const int most = in_rows ? run.primitives.row_pixels(blocks.count) : run.primitives.tile_pixels(blocks.count);
     Finish<Sum> last = finishing(blocks, image);
     last.output_pixels = output.at, last.residual_pixels = residual.at;
