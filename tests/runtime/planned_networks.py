@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dovetail.formats import Affine, Codebook, Float, Layout
-from dovetail.methods.quantize.quantizer import quantize_input
+from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, export_plan, freeze
 
@@ -62,6 +62,24 @@ def quantised() -> nn.Module:
     return module.eval()
 
 
+class Summed(nn.Module):
+    """A sum of codes, that of a convolution rounded before it is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Linear(16, 5)
+        for layer in (self.first, self.second):
+            layer.weight.data = (layer.weight.data / 0.002).round().clamp(-127, 127) * 0.002
+        for name in ("first", "second"):
+            quantize_input(self, name, Uniform(8, torch.tensor(0.03)))
+        quantize_output(self, "second", Uniform(8, torch.tensor(0.02)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(torch.relu(x + self.second(x)).mean((2, 3)))
+
+
 class Attention(nn.Module):
     """Products of two values."""
 
@@ -104,6 +122,7 @@ def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Layout]]]] = {
     "floats": lambda: (Mixed(), {}),
     "integers": lambda: (quantised(), {}),
+    "sums of codes": lambda: (Summed(), {}),
     "steps": lambda: (Steps(), {}),
     "attention": lambda: (Attention(), {}),
     "stored floats": lambda: stored(False),
