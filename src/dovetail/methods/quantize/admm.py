@@ -15,8 +15,8 @@ Departs from the paper: the first step is that of whatever optimiser trains, not
 exact, where the paper alternates between a and Q: it tries every Q that is nearest to V at some a. The pull grows
 geometrically, and ends before training does. From then on the layers compute with the projection itself, the scale
 refitted at every step; the gradient passes straight through to W. So what is trained last, batch statistics and all
-that is not quantised among it, is what is deployed. By default that is nearly all of it, and the pull before it is weak:
-in trainings of some epochs W is still far from G when it ends, and more of it costs accuracy (ResNet-20, signs, 8
+that is not quantised among it, is what is deployed. By default that is nearly all of it, and the pull before it is
+weak: in trainings of some epochs W is still far from G when it ends, and more of it costs accuracy (ResNet-20, signs, 8
 epochs: 89.5 % with a pull of a tenth or less, 88.6 % with 0.3, 85.1 % with 0.4 and `last_rho` 10). Of a small network a
 longer and stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings W to G, as in the paper.
 
