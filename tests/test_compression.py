@@ -146,7 +146,7 @@ def test_a_killed_run_ends_in_the_same_file(tmp_path: Path) -> None:
         before = written(killed)
         while process.poll() is None and written(killed) == before:
             time.sleep(0.01)
-        time.sleep(0.05 * kills)  # a little later each time, so that it dies while planning, training and writing
+        time.sleep(0.01 * kills**2)  # later each time, so that it dies while planning, training and writing
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
