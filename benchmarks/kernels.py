@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from records import record
 
 from dovetail import _native
 from dovetail.kernels import Codes, Convolution, Epilogue, Window
+from dovetail.targets.timing import processor
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 INPUT = Codes(0.02, 3)
@@ -264,45 +266,30 @@ def measured(case: Case, integers: bool, threads: int) -> dict[str, Any]:
     return row
 
 
-def main(threads: int) -> dict[str, Any]:
-    os.sched_setaffinity(0, range(threads))
-    rows: dict[str, Any] = {"load_before": os.getloadavg()[0]}
+@contextmanager
+def roof(threads: int) -> Iterator[Callable[[], dict[str, float]]]:
+    """What the machine can do at most, measured whenever it is called."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(__file__).parent / "roof.cpp", Path(folder, "roof")
         subprocess.run(["g++", "-O3", "-std=c++20", "-march=native", "-pthread", source, "-o", program], check=True)
-
-        def roof() -> dict[str, float]:
-            return dict(json.loads(subprocess.run([program, str(threads)], check=True, capture_output=True).stdout))
-
-        peak = rows["peak"] = roof()
-        for case in CASES:
-            for kind in ("int8", "float32"):
-                row = rows[f"{case.name}, {kind}"] = measured(case, kind == "int8", threads)
-                seconds = row["ours"]["us"] / 1e6
-                weight_bytes = case.inputs * case.outputs * case.size**2 * (1 if kind == "int8" else 4)
-                row["of_peak"] = round(case.products / seconds / peak[f"{kind}_products"], 3)
-                row["of_bandwidth"] = round(weight_bytes / seconds / roof()["bytes"], 3)  # of that moment's
-                beside = ", ".join(f"{name} {row[name]['us']} ({row[name]['speedup']}x)" for name in PEERS)
-                mine = f"{row['ours']['us']} us, {row['of_peak']:.0%} of peak, {row['of_bandwidth']:.0%} of bandwidth"
-                print(f"{threads}: {case.name}, {kind}: {mine}; {beside}", flush=True)
-    rows["load_after"] = os.getloadavg()[0]
-    return rows
+        command = [program, str(threads)]
+        yield lambda: dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
-if __name__ == "__main__":
+def run_on_threads(script: str, measure: Callable[[int], dict[str, Any]], results: Path, facts: dict[str, Any]) -> None:
+    """Records what measure(threads) finds for each number of threads on the command line, with the load around it.
+
+    Each is a process of its own, as threads are fixed when it starts.
+    """
     if "OMP_NUM_THREADS" in os.environ and sys.argv[1:2] == ["--only"]:
-        print(json.dumps(main(int(sys.argv[2]))))
-        raise SystemExit
-    everything: dict[str, Any] = {
-        "processor": next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "level": _native.levels()[0],
-        "noise": "a shared machine: other work ran on both cores (load_before, load_after)",
-        "versions": {"openvino": ov.__version__, "onnxruntime": ort.__version__, "torch": torch.__version__},
-        "cases": [asdict(case) for case in CASES],
-    }
-    for count in map(int, sys.argv[1:] or ("1", "2")):  # each in a process of its own: threads are fixed when it starts
+        threads, before = int(sys.argv[2]), os.getloadavg()[0]
+        os.sched_setaffinity(0, range(threads))
+        print(json.dumps({"load_before": before} | measure(threads) | {"load_after": os.getloadavg()[0]}))
+        return
+    everything: dict[str, Any] = {"processor": processor(), "level": _native.levels()[0]} | facts
+    for count in map(int, sys.argv[1:] or ("1", "2")):
         environment = os.environ | {"OMP_NUM_THREADS": str(count)}
-        command = [sys.executable, __file__, "--only", str(count)]
+        command = [sys.executable, script, "--only", str(count)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             for line in process.stdout:
@@ -310,4 +297,26 @@ if __name__ == "__main__":
                     everything[f"threads_{count}"] = json.loads(line)
                 else:
                     print(line, end="", flush=True)
-        record(RESULTS, everything)
+        record(results, everything)
+
+
+def every_case(threads: int) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    with roof(threads) as most:
+        peak = rows["peak"] = most()
+        for case in CASES:
+            for kind in ("int8", "float32"):
+                row = rows[f"{case.name}, {kind}"] = measured(case, kind == "int8", threads)
+                seconds = row["ours"]["us"] / 1e6
+                weight_bytes = case.inputs * case.outputs * case.size**2 * (1 if kind == "int8" else 4)
+                row["of_peak"] = round(case.products / seconds / peak[f"{kind}_products"], 3)
+                row["of_bandwidth"] = round(weight_bytes / seconds / most()["bytes"], 3)  # of that moment's
+                beside = ", ".join(f"{name} {row[name]['us']} ({row[name]['speedup']}x)" for name in PEERS)
+                mine = f"{row['ours']['us']} us, {row['of_peak']:.0%} of peak, {row['of_bandwidth']:.0%} of bandwidth"
+                print(f"{threads}: {case.name}, {kind}: {mine}; {beside}", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    versions = {"openvino": ov.__version__, "onnxruntime": ort.__version__, "torch": torch.__version__}
+    run_on_threads(__file__, every_case, RESULTS, {"versions": versions, "cases": [asdict(case) for case in CASES]})

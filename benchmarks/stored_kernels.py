@@ -11,11 +11,6 @@ interrupted more often than short ones, so that ratios of medians flatter the sh
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -30,12 +25,10 @@ import scipy
 import scipy.sparse
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from records import record
 
-from dovetail import _native
 from dovetail.formats import NM, Affine, Binary, Bitmap, Codebook, Format, RelativeIndex, Ternary
 from dovetail.kernels import Codes, Epilogue, Product, signs, stored
-from kernels import burst, microseconds
+from kernels import burst, microseconds, roof, run_on_threads
 
 RESULTS = Path(__file__).parent / "results" / "stored_kernels.json"
 Array = np.ndarray[Any, Any]
@@ -269,16 +262,12 @@ def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
     return rows
 
 
-def main(threads: int) -> dict[str, Any]:
-    os.sched_setaffinity(0, range(threads))
-    results: dict[str, Any] = {"load_before": os.getloadavg()[0]}
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(__file__).parent / "roof.cpp", Path(folder, "roof")
-        subprocess.run(["g++", "-O3", "-std=c++20", "-march=native", "-pthread", source, "-o", program], check=True)
-        peak = json.loads(subprocess.run([program, str(threads)], check=True, capture_output=True).stdout)
-    results["peak"] = peak
-    results["4096 x 4096"] = every_format(threads, peak["bytes"])
-    for name, row in results["4096 x 4096"].items():
+def every_layer(threads: int) -> dict[str, Any]:
+    with roof(threads) as most:
+        peak = most()
+    formats = every_format(threads, peak["bytes"])
+    results: dict[str, Any] = {"peak": peak, "4096 x 4096": formats}
+    for name, row in formats.items():
         print(
             f"{threads}: {name}: {row['us']} us, best {row['best']}, {row['of_bandwidth']:.0%} of bandwidth", flush=True
         )
@@ -286,29 +275,10 @@ def main(threads: int) -> dict[str, Any]:
         results[name] = eie_layer(name, threads)
         times = ", ".join(f"{key} {row['us']}" for key, row in results[name].items() if key != "ratios")
         print(f"{threads}: {name}: {times}; {results[name]['ratios']}", flush=True)
-    results["load_after"] = os.getloadavg()[0]
     return results
 
 
 if __name__ == "__main__":
-    if "OMP_NUM_THREADS" in os.environ and sys.argv[1:2] == ["--only"]:
-        print(json.dumps(main(int(sys.argv[2]))))
-        raise SystemExit
-    everything: dict[str, Any] = {
-        "processor": next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "level": _native.levels()[0],
-        "noise": "a shared machine: other work ran on both cores (load_before, load_after)",
-        "cache": "each layer alone, again and again: up to about 16 MB its weights stay in the third-level cache",
-        "versions": {package.__name__: package.__version__ for package in (ov, ort, torch, scipy)},
-    }
-    for count in map(int, sys.argv[1:] or ("1", "2")):  # each in a process of its own: threads are fixed when it starts
-        environment = os.environ | {"OMP_NUM_THREADS": str(count)}
-        command = [sys.executable, __file__, "--only", str(count)]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            for line in process.stdout:
-                if line.startswith("{"):
-                    everything[f"threads_{count}"] = json.loads(line)
-                else:
-                    print(line, end="", flush=True)
-        record(RESULTS, everything)
+    cache = "each layer alone, again and again: up to about 16 MB its weights stay in the third-level cache"
+    versions = {package.__name__: package.__version__ for package in (ov, ort, torch, scipy)}
+    run_on_threads(__file__, every_layer, RESULTS, {"cache": cache, "versions": versions})

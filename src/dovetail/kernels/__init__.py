@@ -1,6 +1,6 @@
 """One file per operation: the plain reference in numpy, and the engine's kernel by itself."""
 
-from dovetail.kernels.choice import kernel_for
+from dovetail.kernels.choice import times_of
 from dovetail.kernels.convolution import Convolution, Window, convolution
 from dovetail.kernels.epilogue import ACTIVATIONS, Codes, Epilogue
 from dovetail.kernels.product import Product, product
@@ -16,9 +16,9 @@ __all__ = [
     "Stored",
     "Window",
     "convolution",
-    "kernel_for",
     "kernels",
     "product",
     "signs",
     "stored",
+    "times_of",
 ]

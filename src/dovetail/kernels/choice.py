@@ -23,24 +23,6 @@ DENSE = 0.5
 """Share of nonzeros above which kernels for zeros are not tried."""
 
 
-def kernel_for(
-    format: Format,
-    batch: int = 1,
-    image: tuple[int, int] = (1, 1),
-    window: Window | None = None,
-    *,
-    integers: bool,
-    threads: int = 1,
-) -> str:
-    """The fastest of `candidates(format)` for layers of these weights on `batch` images, or vectors, of this size.
-
-    Raises DovetailError where none can hold them, as weights that are not multiples of one step for activations of
-    integers.
-    """
-    times = times_of(format, batch, image, window, integers=integers, threads=threads)
-    return min(times, key=times.__getitem__)
-
-
 def times_of(
     format: Format,
     batch: int = 1,
@@ -51,7 +33,11 @@ def times_of(
     threads: int = 1,
     shape: tuple[int, ...] | None = None,
 ) -> dict[str, float]:
-    """Seconds that each of the candidates takes, as measured when this was first asked on this machine."""
+    """Seconds that each of `candidates(format)` takes, as measured when this was first asked on this machine.
+
+    On `batch` images, or vectors, of this size. Raises DovetailError where no kernel can hold the weights, as those
+    that are not multiples of one step for activations of integers.
+    """
     window = window or Window()
     able = candidates(format, integers=integers, groups=window.groups, shape=shape)
     if not able:
