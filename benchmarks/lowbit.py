@@ -70,6 +70,7 @@ ROWS = {
     "admm ternary": Row(method("admm"), trained=True),
     "admm binary": Row(method("admm", grid="binary"), trained=True),
     "bwn": Row(method("bwn"), trained=True),
+    "bwn, as published": Row(method("bwn", gradient="diagonal", centre=True), trained=True),
     "bwnh": Row(method("bwnh"), trained=True),
     "ffn": Row(method("ffn"), trained=True),
     "lsq 4/4": Row(method("lsq"), trained=True),

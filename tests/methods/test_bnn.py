@@ -76,13 +76,21 @@ class TestSigns:
 
 
 class TestWhichLayers:
-    def test_ends_stay_unless_asked_for(self) -> None:
-        assert list(input_quantizers(binarised(network()))) == ["3", "7"]
-        assert list(input_quantizers(binarised(network(), keep_ends=False))) == ["0", "3", "7", "11"]
+    def test_only_the_pictures_are_no_signs(self) -> None:
+        model = binarised(network())
+        assert list(input_quantizers(model)) == ["3", "7", "11"]
+        assert [name for name, _ in constraints(model) if name.endswith("weight")] == [
+            f"{layer}.weight" for layer in (0, 3, 7, 11)
+        ]
+
+    def test_ends_stay_if_asked_for(self) -> None:
+        model = binarised(network(), keep_ends=True)
+        assert list(input_quantizers(model)) == ["3", "7"]
+        assert find(model, "0.weight", SignedWeight) is None and find(model, "11.weight", SignedWeight) is None
 
     def test_thresholds_are_means_where_nothing_is_negative(self) -> None:
-        plan = Bnn(keep_ends=False).plan(network(), context())
-        assert plan["0.weight"]["threshold"] == 0
+        plan = Bnn().plan(network(), context())
+        assert plan["11.weight"]["threshold"] > 0 and "threshold" not in plan["0.weight"]
         with torch.no_grad():
             read = network()[:3](X)
         assert plan["3.weight"]["threshold"] == pytest.approx(float(read.mean()), rel=0.05)
@@ -98,14 +106,14 @@ class TestWhichLayers:
 
         words = torch.arange(21).view(3, 7) % 7
         there = Context(loss=lambda model: 0.0, example=words[:1], inputs=words)
-        assert list(Bnn(keep_ends=False).plan(Words(), there)) == ["out.weight"]
+        assert list(Bnn().plan(Words(), there)) == ["out.weight"]
         with pytest.raises(ModelError, match=r"none of \['words'\] is a convolution or linear layer in use"):
             Bnn(layers=("words",)).plan(Words(), there)
 
     def test_says_what_it_needs(self) -> None:
         with pytest.raises(RecipeError, match="there are no images: give some, or take bwn"):
             Bnn().plan(network(), context(None))
-        with pytest.raises(DataError, match="layer '3' reads NaN or infinity"):
+        with pytest.raises(DataError, match="layer '0' reads NaN or infinity"):
             Bnn().plan(network(), context(X * float("nan")))
 
 

@@ -12,7 +12,10 @@ Departs from the paper, for the network is given and trained:
   changes are the same, so a usual learning rate serves.
 - Wb is times a fixed power of two near mean |W|, a shift, so that a network without normalisation can be started from.
 - x is less a threshold (the mean of what the layer reads if that is never negative, and else 0).
-- The signs of inputs are not drawn at random in training. Of the first and last layer nothing is a sign by default.
+- The signs of inputs are not drawn at random in training.
+
+As in both of the authors' programs the weights of the first and last layer are signs too, and so is what the last one
+reads; what the first one reads, the pictures, is not.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from dovetail.formats import Binary, ValueEncoder
 from dovetail.methods.constraint import Step, constrain
 from dovetail.methods.method import Context, Plan, layer_path
 from dovetail.methods.quantize.binary_input import BinaryMethod, SignedInput
+from dovetail.methods.quantize.ends import executed
 from dovetail.methods.quantize.quantizer import Quantizer, quantize_input, sign, straight_through
 from dovetail.methods.reconstruction import settle_norms
 
@@ -73,13 +77,21 @@ class Bnn(BinaryMethod):
 
     name: ClassVar[str] = "bnn"
 
+    keep_ends: bool = False
+    """Whether the network's first and last layer stay as they are."""
+
     def plan(self, model: nn.Module, context: Context) -> Plan:
-        return {name: {"threshold": threshold} for name, threshold in self.thresholds(model, context).items()}
+        first = executed(model, context.example)[:1]
+        return {
+            name: {"bits": 1} if name in first else {"bits": 1, "threshold": threshold}
+            for name, threshold in self.thresholds(model, context).items()
+        }
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         weights = self.weights(model)
         for name, row in plan.items():
-            quantize_input(model, layer_path(name), SignedInput(torch.tensor(row["threshold"])))
+            if "threshold" in row:
+                quantize_input(model, layer_path(name), SignedInput(torch.tensor(row["threshold"])))
             constrain(model, name, SignedWeight(weights[name]))
         settle_norms(model, context)
         return model

@@ -35,14 +35,19 @@ def inner(model: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
     Raises:
         ModelError: none of them is, or the network does not run on it.
     """
-    weights = {weight_name(path) for path, _ in weight_tensors(model)}
-    operands = (operand for operation in trace(bake(model), example[:1]).operations for operand in operation.operands)
-    executed = [operand.name for operand in operands if operand.name in weights]
+    order = executed(model, example)
     asked = list(names)
-    kept = [name for name in asked if name not in executed[:1] + executed[-1:]]
+    kept = [name for name in asked if name not in order[:1] + order[-1:]]
     if not kept:
         raise ModelError(
-            f"of the weights {asked} none lies between the network's first and last, {executed[:1] + executed[-1:]}, "
+            f"of the weights {asked} none lies between the network's first and last, {order[:1] + order[-1:]}, "
             "which are to be kept as they are; set keep_ends to false to take them too"
         )
     return kept
+
+
+def executed(model: nn.Module, example: Tensor) -> list[str]:
+    """The names of the weights that `model` multiplies by on `example`, in the order it does."""
+    weights = {weight_name(path) for path, _ in weight_tensors(model)}
+    operands = (operand for operation in trace(bake(model), example[:1]).operations for operand in operation.operands)
+    return [operand.name for operand in operands if operand.name in weights]
