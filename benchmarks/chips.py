@@ -41,8 +41,8 @@ from dovetail.hardware.row_stationary import layer_costs as row_stationary_costs
 from dovetail.hardware.row_stationary_pass import Pass, ceil
 from dovetail.hardware.systolic_array import SPREAD, Array, lowered
 from dovetail.hardware.tpu import Span, applications, tera_operations, timeline
+from dovetail.machine import processor
 from dovetail.networks import NETWORKS
-from dovetail.targets.timing import processor
 from dovetail.workload import Workload, trace
 
 RESULTS = Path(__file__).parent / "results" / "chips.json"

@@ -33,11 +33,11 @@ from rich.table import Table
 from dovetail.compression import Compressed, compress
 from dovetail.data import load_dataset
 from dovetail.formats import Layout
+from dovetail.machine import processor
 from dovetail.methods.constraint import bake, layouts
 from dovetail.networks import load_model
 from dovetail.recipe import Recipe
 from dovetail.runtime import Artefact, Session, export_onnx, freeze
-from dovetail.targets.timing import processor
 from dovetail.train import score
 
 HERE = Path(__file__).parent

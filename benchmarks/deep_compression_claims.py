@@ -26,13 +26,13 @@ from torch import nn
 
 from dovetail.compression import compress, planning_context
 from dovetail.data import load_dataset
+from dovetail.machine import processor
 from dovetail.methods import Magnitude, Method, WeightSharing
 from dovetail.methods.constraint import constraints
 from dovetail.methods.prune.magnitude import Mask
 from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, scan
 from dovetail.networks import load_model
 from dovetail.recipe import Recipe, RecipeStep
-from dovetail.targets.timing import processor
 from dovetail.train import Training, score, train
 
 RESULTS = Path(__file__).parent / "results" / "deep_compression_claims.json"

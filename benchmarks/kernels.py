@@ -33,7 +33,7 @@ from records import record
 
 from dovetail import _native
 from dovetail.kernels import Codes, Convolution, Epilogue, Window
-from dovetail.targets.timing import processor
+from dovetail.machine import processor
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 INPUT = Codes(0.02, 3)

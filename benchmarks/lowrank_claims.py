@@ -33,11 +33,11 @@ from torch import nn
 
 from dovetail.compression import planning_context
 from dovetail.data import load_dataset
+from dovetail.machine import processor
 from dovetail.methods import Nonlinear
 from dovetail.methods.budget import Budget
 from dovetail.methods.method import Context, Plan
 from dovetail.networks import load_model
-from dovetail.targets.timing import processor
 from dovetail.train import Training, train
 from dovetail.workload.trace import trace
 

@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from dovetail.machine import processor
 from dovetail.networks import load_model
-from dovetail.targets.timing import processor
 
 Rows = dict[str, dict[str, Any]]
 

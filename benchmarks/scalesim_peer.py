@@ -43,8 +43,8 @@ from dovetail.hardware.layer import OPERANDS, Layer, layers
 from dovetail.hardware.systolic import layer_costs
 from dovetail.hardware.systolic_array import SPREAD, Array, Dataflow, lowered
 from dovetail.hardware.systolic_steps import run
+from dovetail.machine import processor
 from dovetail.networks import NETWORKS
-from dovetail.targets.timing import processor
 from dovetail.workload import trace
 
 RESULTS = Path(__file__).parent / "results" / "scalesim.json"

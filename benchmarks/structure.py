@@ -40,6 +40,7 @@ from torch import nn
 from dovetail.compression import compress, planning_context
 from dovetail.data import Dataset, load_dataset
 from dovetail.formats import Format, Layout, Product
+from dovetail.machine import processor
 from dovetail.methods import METHODS, Method
 from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake, constraints, layouts
@@ -47,7 +48,6 @@ from dovetail.methods.factorize.penni import nonzero_macs as two_step_macs
 from dovetail.methods.factorize.shared_kernels import SharedKernels
 from dovetail.recipe import Recipe, RecipeStep, gentle, of_method
 from dovetail.runtime import Artefact, Session, freeze
-from dovetail.targets.timing import processor
 from dovetail.train import Training, score, train
 from dovetail.workload import trace
 

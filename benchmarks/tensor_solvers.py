@@ -31,6 +31,7 @@ from safetensors.numpy import load_file
 from tensorly.cp_tensor import CPTensor, cp_to_tensor
 from tensorly.decomposition import parafac, partial_tucker
 
+from dovetail.machine import processor
 from dovetail.methods.lowrank.btd_als import block_terms
 from dovetail.methods.lowrank.cp_als import (
     alternate,
@@ -41,7 +42,6 @@ from dovetail.methods.lowrank.cp_als import (
     squared_error,
 )
 from dovetail.methods.lowrank.hooi import Array, hooi
-from dovetail.targets.timing import processor
 
 RESULTS = Path(__file__).parent / "results" / "tensor_solvers.json"
 WEIGHTS = Path(os.environ["DOVETAIL_DATA"]) / "weights"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rich.progress import Progress
 from safetensors.torch import save
 
 from dovetail.data import load_dataset
+from dovetail.machine import processor
 from dovetail.networks import NETWORKS, load_model
 from dovetail.networks.load import WEIGHTS
 from dovetail.train import Training, score, train
@@ -35,14 +35,6 @@ TRAININGS = {
         epochs=30, learning_rate=0.1, warmup_epochs=1, weight_decay=5e-4, batch_size=128, precision="bfloat16"
     ),
 }
-
-
-def processor() -> str:
-    """The processor's name, as the kernel gives it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def write_float16(module: torch.nn.Module, path: Path) -> None:

@@ -50,8 +50,8 @@ from dovetail.hardware.layer import LOOPS, OPERANDS, Layer, Loop, Operand, layer
 from dovetail.hardware.loops import Machine
 from dovetail.hardware.mapper import best_mapping, value_of
 from dovetail.hardware.mapping import Factor, Mapping, problems
+from dovetail.machine import processor
 from dovetail.networks import NETWORKS
-from dovetail.targets.timing import processor
 from dovetail.workload import trace
 
 HERE = Path(__file__).parent

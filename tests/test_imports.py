@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "optional",
     "keys",
+    "machine",
     "formats",
     "workload",
     "kernels",

@@ -28,14 +28,14 @@ def archive(tmp_path, monkeypatch):
     monkeypatch.setattr("dovetail.data.cifar10.MD5", hashlib.md5(path.read_bytes()).hexdigest())
     monkeypatch.delenv("DOVETAIL_DATA", raising=False)
     monkeypatch.delenv("DOVETAIL_OFFLINE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))
     return path
 
 
 def test_the_archive_is_downloaded_and_taken_apart(archive, tmp_path):
     dataset = load_dataset("cifar10")
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (90, 10, 20)
-    folder = tmp_path / "cache/dovetail/cifar-10-batches-bin"
+    folder = tmp_path / "cache/cifar-10-batches-bin"
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     record = np.fromfile(folder / "data_batch_2.bin", np.uint8)[RECORD_BYTES : 2 * RECORD_BYTES]
     images, targets = dataset.train.batch(torch.tensor([21]))
@@ -46,7 +46,7 @@ def test_another_archive_is_refused_and_not_kept(archive, tmp_path, monkeypatch)
     monkeypatch.setattr("dovetail.data.cifar10.MD5", "0" * 32)
     with pytest.raises(DataError, match="has changed or was damaged on the way: its md5 should be 000"):
         load_dataset("cifar10")
-    assert list((tmp_path / "cache/dovetail/cifar-10-batches-bin").iterdir()) == []
+    assert list((tmp_path / "cache/cifar-10-batches-bin").iterdir()) == []
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -30,7 +30,7 @@ def public(tmp_path, monkeypatch):
         (tmp_path / "public" / file).write_bytes(gzip.compress(content))
     monkeypatch.delenv("DOVETAIL_DATA", raising=False)
     monkeypatch.delenv("DOVETAIL_OFFLINE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in zip(FILES, contents, strict=True)}
     return IdxSource(name="tiny", folder="tiny-data", url=(tmp_path / "public").as_uri() + "/", sha256=sums)
 
@@ -40,7 +40,7 @@ def test_files_are_downloaded_once(public, tmp_path):
     assert len(train) == 5 and len(test) == 2
     images, labels = train.batch(torch.tensor([2]))
     assert images.tolist() == [[[[12, 13], [14, 15], [16, 17]]]] and labels.tolist() == [2]
-    assert sorted(path.name for path in (tmp_path / "cache/dovetail/tiny-data").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "cache/tiny-data").iterdir()) == sorted(FILES)
     for path in (tmp_path / "public").iterdir():
         path.unlink()
     assert len(public.splits()[0]) == 5
@@ -68,7 +68,7 @@ def test_a_damaged_download_is_not_kept(public, tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match=r"damaged .*fetch it again from file://.*train-images"):
         public.splits()
-    assert list((tmp_path / "cache/dovetail/tiny-data").iterdir()) == []
+    assert list((tmp_path / "cache/tiny-data").iterdir()) == []
 
 
 def test_another_file_of_that_name_is_refused(public, tmp_path):

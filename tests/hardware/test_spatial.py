@@ -6,7 +6,7 @@ import pytest
 
 from dovetail.hardware import mapper, spatial
 from dovetail.hardware.layer import Layer
-from dovetail.hardware.spatial import cache_folder, layer_costs
+from dovetail.hardware.spatial import layer_costs
 
 from .spatial_chips import eyeriss_like
 
@@ -62,9 +62,9 @@ def test_what_matters_is_part_of_the_key(change, calls, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"mapping": 1, "lower_bound": 0}', "another layer's"])
-def test_damaged_files_are_found_anew(damage, calls):
+def test_damaged_files_are_found_anew(damage, calls, tmp_path):
     (found,) = layer_costs(eyeriss_like(), [Layer("a", SHAPE)])
-    (file,) = cache_folder().iterdir()
+    (file,) = (tmp_path / "mappings").iterdir()
     if damage == "another layer's":
         entry = json.loads(file.read_text())
         entry["mapping"]["temporal"] = []
@@ -72,7 +72,7 @@ def test_damaged_files_are_found_anew(damage, calls):
     file.write_text(damage)
     (again,) = layer_costs(eyeriss_like(), [Layer("b", SHAPE)])
     assert calls == ["a", "b"] and again.mapping == found.mapping
-    assert len(list(cache_folder().iterdir())) == 1
+    assert len(list((tmp_path / "mappings").iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, calls, monkeypatch):
@@ -81,6 +81,6 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, calls, monkeypatch
     assert layer_costs(eyeriss_like(), [Layer("a", SHAPE)])
 
 
-def test_what_was_cut_short_by_the_clock_is_not_kept(calls):
+def test_what_was_cut_short_by_the_clock_is_not_kept(calls, tmp_path):
     layer_costs(eyeriss_like(), [Layer("a", SHAPE)], seconds=1.0)
-    assert not cache_folder().exists()
+    assert not list(tmp_path.iterdir())

@@ -13,13 +13,9 @@ from rich.console import Console
 from rich.progress import wrap_file
 
 from dovetail.errors import DataError
+from dovetail.machine import cache_folder
 
 TIMEOUT_SECONDS = 30
-
-
-def cache_folder() -> Path:
-    """Where downloads go: $XDG_CACHE_HOME/dovetail, or ~/.cache/dovetail."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
 
 
 def data_folders() -> list[Path]:

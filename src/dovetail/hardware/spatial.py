@@ -7,8 +7,6 @@ mappings and bounds are kept; counts and prices are always computed.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from dovetail.hardware.counts import count
 from dovetail.hardware.layer import Layer
 from dovetail.hardware.mapper import VERSION, best_mapping, value_of
 from dovetail.hardware.mapping import Mapping, problems
+from dovetail.machine import cache_folder, keep
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,14 @@ def layer_costs(
     return tuple(costs)
 
 
-def cache_folder() -> Path:
-    """Where mappings are kept: $DOVETAIL_CACHE, or $XDG_CACHE_HOME/dovetail, or ~/.cache/dovetail; there "mappings"."""
-    given = os.environ.get("DOVETAIL_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
-    return Path(given or user) / "mappings"
-
-
 def _layer_cost(chip: Chip, layer: Layer, objective: Objective, seconds: float | None) -> LayerCost:
-    file = cache_folder() / f"{_key(chip, layer, objective)}.json"
+    file = cache_folder() / "mappings" / f"{_key(chip, layer, objective)}.json"
     entry = _read(file, chip, layer) if seconds is None else None
     if entry is None:
         found = best_mapping(chip, layer, objective, seconds=seconds)
         entry = _Entry(found.mapping, found.lower_bound)
         if seconds is None:
-            _write(file, entry)
+            keep(file, msgspec.json.encode(entry))
     counts = count(chip, layer, entry.mapping)
     value = value_of(chip, layer, counts, objective)
     return LayerCost(
@@ -92,14 +84,3 @@ def _read(file: Path, chip: Chip, layer: Layer) -> _Entry | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return None if problems(chip, layer, entry.mapping) else entry
-
-
-def _write(file: Path, entry: _Entry) -> None:
-    """Under its name at once, or not at all: others may be reading, or writing the same."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(msgspec.json.encode(entry))
-        os.replace(part.name, file)
-    except OSError:
-        return  # a cache that cannot be written costs time, nothing else

@@ -3,10 +3,7 @@
 import hashlib
 import json
 import math
-import os
-import platform
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from dovetail.formats import Format
 from dovetail.kernels.convolution import Convolution, Window
 from dovetail.kernels.epilogue import Codes, Epilogue
 from dovetail.kernels.stored import Stored, kernels, stored
+from dovetail.machine import cache_folder, keep, processor
 
 BURSTS, BURST = 5, 0.002  # seconds
 DENSE = 0.5
@@ -50,11 +48,7 @@ def times_of(
         return times
     packed = [stored(format, kernel, integers=integers, groups=window.groups, shape=shape) for kernel in able]
     times = _measure(packed, batch, image, window, integers, threads)
-    with suppress(OSError):  # where nothing can be kept, it is measured again
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({"seconds": times, "of": repr(asked)}) + "\n")
-        part.replace(file)
+    keep(file, json.dumps({"seconds": times, "of": repr(asked)}).encode())
     return times
 
 
@@ -95,14 +89,6 @@ def _read(file: Path) -> dict[str, float]:
 
 
 def _folder() -> Path:
-    """$DOVETAIL_CACHE, or $XDG_CACHE_HOME/dovetail, or ~/.cache/dovetail; there "kernels", by processor and level."""
-    given = os.environ.get("DOVETAIL_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
-    machine = hashlib.sha256(f"{_processor()} {_native.levels()}".encode()).hexdigest()[:16]
-    return Path(given or user) / "kernels" / machine
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
+    """Of the cache, by processor and level."""
+    machine = hashlib.sha256(f"{processor()} {_native.levels()}".encode()).hexdigest()[:16]
+    return cache_folder() / "kernels" / machine

@@ -1,0 +1,37 @@
+"""This machine: its processor, and the folder for what would take time to find or fetch again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor's model name."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """$DOVETAIL_CACHE, or $XDG_CACHE_HOME/dovetail, or ~/.cache/dovetail. It may not exist yet."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    return Path(os.environ.get("DOVETAIL_CACHE") or user)
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Write a file of the cache, whole or not at all: others may be reading, or writing the same.
+
+    Where nothing can be written that costs time later, and nothing else.
+    """
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
+            part.write(content)
+        os.replace(part.name, file)

@@ -1,0 +1,34 @@
+"""The cache: where it is, and that files in it are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from dovetail.machine import cache_folder, keep, processor
+
+
+def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("DOVETAIL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "dovetail"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "dovetail"
+
+
+def test_files_are_kept_whole(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    keep(file, b"one")
+    keep(file, b"two")
+    assert file.read_bytes() == b"two" and list(file.parent.iterdir()) == [file]
+
+
+def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    keep(tmp_path / "taken" / "file", b"lost")
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor()
