@@ -76,9 +76,18 @@ bool Bounds::made(const State& state, int boundary) const {
   return depth_[boundary] >= 0 && state.cut[problem_.boundaries[boundary].operand] > depth_[boundary];
 }
 
+std::vector<double> Bounds::all_again(const Site& site) const {
+  std::vector<double> all(problem_.boundaries.size(), 0);
+  for (const auto& end : ends)
+    for (const int i : end)
+      if (i >= 0) all[i] = again(site, i);
+  return all;
+}
+
 double Bounds::again(const Site& site, int i) const {
+  if (!site.again.empty()) return site.again[i];
   const auto& b = problem_.boundaries[i];
-  if (b.operand == kInput && slides) return site.again.empty() ? 0 : site.again[i];
+  if (b.operand == kInput && slides) return 0;
   if (b.operand == kInput) return energy(problem_, b, site.once[i]);
   const Extents tile = fullest(site, b);
   return energy(problem_, b, rounds(problem_, site, i, tile, 2)) -

@@ -15,7 +15,7 @@ struct State {
   std::array<int, kOperands> cut{};  // how many tiles of each operand
   int last = -1;                     // the boundary cut last
   std::array<double, kMostStores> used{};
-  double energy = 0;                 // at least, of the tiles cut
+  double energy = 0, fetching = 0;   // at least, of the tiles cut, and of those of inputs among them
   Load load;                         // at least, of all
   std::array<signed char, kMostStores> open{};  // places in path_ of inputs, while it is not known which loops follow
   int opened = 0;
@@ -37,6 +37,8 @@ class Bounds {
   State untouched(const Site& site) const;
   // Cycles that the busiest port needs.
   double longest(const Site& site, const Load& load) const;
+  // By boundary at an end of its chain: the energy of each further round of the operand, of inputs that slide unknown.
+  std::vector<double> all_again(const Site& site) const;
   // Whatever tiles are still to be cut.
   Cost at_least(const Site& site, const State& state) const;
 
@@ -47,7 +49,6 @@ class Bounds {
 
  private:
   bool made(const State& state, int boundary) const;
-  // The energy of each further round of an operand.
   double again(const Site& site, int i) const;
   // What those of the tiles at one end cost at least that are still to be cut, in whatever order. Where X is cut
   // before Y, the loops that X does not depend on, but Y does, lie within Y's tile: that bounds how many rounds of X

@@ -11,6 +11,7 @@ namespace dovetail::mapper {
 
 struct Factor {
   int loop, number;
+  bool operator==(const Factor&) const = default;
 };
 
 // Elements, or as many as would fill the words: into all tiles, and from the memory outside.
@@ -37,6 +38,13 @@ class Inputs {
     double all;         // all that the tile comes to
   };
 
+  // The positions of a tile on an axis, of all tiles that share what they fetch, and what moves make new.
+  struct Shape {
+    Mask tile, every;
+    double size, every_size;
+    std::vector<std::pair<long, Fresh>> moves;  // by distance
+  };
+
   using Key = std::array<int, 8>;
 
   struct Hash {
@@ -51,25 +59,26 @@ class Inputs {
   explicit Inputs(const Problem& problem) : problem_(problem) {}
 
   // Before another site is asked about.
-  void forget() { known_.clear(); }
+  void forget() {
+    known_.clear();
+    shapes_.clear();
+  }
 
   double tile_elements(const Site& site, int boundary, const Extents& extents, const Extents& inside) const {
     double elements = product(extents, kBlock) * site.shares[boundary].held;
-    for (int a = 0; a < 2; ++a) elements *= tile_mask(site, problem_.boundaries[boundary], a, extents, inside).count();
+    for (int a = 0; a < 2; ++a) elements *= shape(site, boundary, a, extents, inside).size;
     return elements;
   }
 
   // For a whole order. Where does the tile move when a factor advances, and all further in fall back? See counts.py.
   std::pair<Fetched, Fetched> in_order(const Site& site, int boundary, const std::vector<Factor>& temporal, int held,
                                        const Extents& extents, const Extents& inside) const {
+    make_room();
     const auto& b = problem_.boundaries[boundary];
-    std::array<Mask, 2> tile, every;
-    for (int a = 0; a < 2; ++a) {
-      tile[a] = tile_mask(site, b, a, extents, inside);
-      every[a] = over_array(site, tile[a], a, shared(problem_, b), inside);
-    }
-    const double whole = double(tile[0].count()) * tile[1].count();
-    const double whole_every = double(every[0].count()) * every[1].count();
+    const std::array<Shape*, 2> axes = {&shape(site, boundary, 0, extents, inside),
+                                        &shape(site, boundary, 1, extents, inside)};
+    const double whole = axes[0]->size * axes[1]->size;
+    const double whole_every = axes[0]->every_size * axes[1]->every_size;
     const Fetched first = transfer(site, boundary, extents, whole, whole_every);
     double times = 1;
     for (std::size_t i = held; i < temporal.size(); ++i) times *= temporal[i].number;
@@ -86,9 +95,9 @@ class Inputs {
       for (int a = 0; a < 2; ++a) {
         const bool along = loop == kAxes[a][0] || loop == kAxes[a][1];
         const long by = along ? step(site, loop, now, inside) : 0;
-        const auto fresh = moved(site, b, a, tile[a], every[a], inside, by - fallen[a]);
-        kept *= tile[a].count() - fresh[0];
-        kept_every *= every[a].count() - fresh[1];
+        const auto fresh = moved(site, b, a, *axes[a], inside, by - fallen[a]);
+        kept *= axes[a]->size - fresh[0];
+        kept_every *= axes[a]->every_size - fresh[1];
         fallen[a] += (number - 1) * by;
       }
       now[loop] *= number;
@@ -102,6 +111,7 @@ class Inputs {
   // For any order; `upto` are the extents to which the factors lead that are next to the tile.
   Fetched at_least(const Site& site, int boundary, const Extents& extents, const Extents& inside,
                    const Extents& upto) const {
+    make_room();
     const auto ratio = [&](unsigned of) { return product(site.time, of) / product(extents, of); };
     const double blocks = ratio(kBlock), again = ratio(loops({K}));
     const double rows = ratio(loops({P, R})), columns = ratio(loops({Q, S}));
@@ -141,7 +151,7 @@ class Inputs {
     Tiles found{{kInfinite, kInfinite}, 0};
     for (bool contiguous : {false, true}) {
       if (contiguous && !inside_matters(site)) break;
-      const auto rows = axes(site, b, 0, room, contiguous), columns = axes(site, b, 1, room, contiguous);
+      const auto rows = axes(site, boundary, 0, room, contiguous), columns = axes(site, boundary, 1, room, contiguous);
       for (const auto& [row, row_moves, row_pairs] : rows)
         for (const auto& [column, column_moves, column_pairs] : columns) {
           const double size = row.tile.size * column.tile.size, moves = row_moves * column_moves;
@@ -240,16 +250,40 @@ class Inputs {
     return over_array(site, mask, axis, ~inner_per(problem_, b), inside);
   }
 
+  // Of long axes not all shapes can be remembered.
+  void make_room() const {
+    if (shapes_.size() > (std::size_t{1} << 26) / sizeof(Shape)) shapes_.clear();
+  }
+
+  Shape& shape(const Site& site, int boundary, int a, const Extents& extents, const Extents& inside) const {
+    const auto [x, y] = kAxes[a];
+    const Key key = {boundary, a, extents[x], extents[y], inside[x], inside[y]};
+    const auto [found, is_new] = shapes_.try_emplace(key);
+    Shape& shape = found->second;
+    if (is_new) {
+      const auto& b = problem_.boundaries[boundary];
+      shape.tile = tile_mask(site, b, a, extents, inside);
+      shape.every = over_array(site, shape.tile, a, shared(problem_, b), inside);
+      shape.size = shape.tile.count();
+      shape.every_size = shape.every.count();
+    }
+    return shape;
+  }
+
   // What is new after a move.
-  Fresh moved(const Site& site, const Boundary& b, int axis, const Mask& tile, const Mask& every, const Extents& inside,
-              long distance) const {
+  Fresh moved(const Site& site, const Boundary& b, int axis, Shape& shape, const Extents& inside, long distance) const {
     if (distance == 0) return {0, 0};
-    Mask fresh = tile;
-    if (problem_.halo_reuse && std::abs(distance) < kBits)
-      fresh &= ~(distance > 0 ? tile >> distance : tile << -distance);
-    if (fresh == tile) return {double(tile.count()), double(every.count())};
-    const Mask old = every & ~over_array(site, fresh, axis, shared(problem_, b), inside);
-    return {double(fresh.count()), double(every.count() - old.count())};
+    if (!problem_.halo_reuse || std::abs(distance) >= kBits) return {shape.size, shape.every_size};
+    for (const auto& [known, fresh] : shape.moves)
+      if (known == distance) return fresh;
+    const Mask fresh = shape.tile & ~(distance > 0 ? shape.tile >> distance : shape.tile << -distance);
+    Fresh found = {shape.size, shape.every_size};
+    if (fresh != shape.tile) {
+      const Mask old = shape.every & ~over_array(site, fresh, axis, shared(problem_, b), inside);
+      found = {double(fresh.count()), shape.every_size - old.count()};
+    }
+    shape.moves.push_back({distance, found});
+    return found;
   }
 
   const Axis& known_axis(const Site& site, int boundary, int a, const Extents& extents, const Extents& inside,
@@ -258,20 +292,18 @@ class Inputs {
     const Key key = {boundary, a, extents[x], extents[y], inside[x], inside[y], upto[x], upto[y]};
     auto found = known_.find(key);
     if (found == known_.end())
-      found = known_.emplace(key, axis(site, problem_.boundaries[boundary], a, extents, inside, upto)).first;
+      found = known_.emplace(key, axis(site, boundary, a, extents, inside, upto)).first;
     return found->second;
   }
 
   // The innermost factor, `part` of a loop, makes all moves but one in `part`. Of the rest, the next factor makes at
   // least half, or, of the other loop of this axis, all but one in its smallest part.
-  Axis axis(const Site& site, const Boundary& b, int a, const Extents& extents, const Extents& inside,
+  Axis axis(const Site& site, int boundary, int a, const Extents& extents, const Extents& inside,
             const Extents& upto) const {
-    const Mask tile = tile_mask(site, b, a, extents, inside);
-    const Mask every = over_array(site, tile, a, shared(problem_, b), inside);
-    Axis found{.tile = {double(tile.count())},
-               .every = {double(every.count())},
-               .all = double(tile_mask(site, b, a, site.time, inside).count())};
-    const auto fresh = [&](long distance) { return moved(site, b, a, tile, every, inside, distance); };
+    const auto& b = problem_.boundaries[boundary];
+    Shape& tile = shape(site, boundary, a, extents, inside);
+    Axis found{.tile = {tile.size}, .every = {tile.every_size}, .all = shape(site, boundary, a, site.time, inside).size};
+    const auto fresh = [&](long distance) { return moved(site, b, a, tile, inside, distance); };
     std::array<long, 2> by;
     std::array<int, 2> count;
     for (int i = 0; i < 2; ++i) {
@@ -285,7 +317,7 @@ class Inputs {
     for (int i = 0; i < 2; ++i)
       if (count[i] > 1) any(fresh(by[i]));
     // One loop moves a tile without holes the least by one step. Two may cancel, and holes may coincide.
-    const bool simple = (count[0] == 1 || count[1] == 1) && tile[tile.count() - 1];
+    const bool simple = (count[0] == 1 || count[1] == 1) && tile.tile[tile.tile.count() - 1];
     if (!simple)
       for (int x : divisors(count[0]))
         for (int y : divisors(count[1])) {
@@ -328,24 +360,28 @@ class Inputs {
   };
 
   // The tiles on one axis that fit.
-  std::vector<Choice> axes(const Site& site, const Boundary& b, int a, double room, bool contiguous) const {
+  std::vector<Choice> axes(const Site& site, int boundary, int a, double room, bool contiguous) const {
     std::vector<Choice> found;
     const auto [along, window] = kAxes[a];
-    const double array = spread(site, 0, ~inner_per(problem_, b), loops({along, window}));
+    const unsigned per = inner_per(problem_, problem_.boundaries[boundary]);
+    const double array = spread(site, 0, ~per, loops({along, window}));
     for (int x : divisors(site.time[along]))
       for (int y : divisors(site.time[window])) {
         Extents extents = ones();
         extents[along] = x, extents[window] = y;
         const Extents inside = contiguous ? extents : ones();
-        if (tile_mask(site, b, a, extents, inside).count() > room) continue;
+        make_room();
+        if (shape(site, boundary, a, extents, inside).size > room) continue;
         const double moves = double(site.time[along] / x) * (site.time[window] / y);
-        found.push_back({axis(site, b, a, extents, inside, site.time), moves, array * x * y});
+        found.push_back({axis(site, boundary, a, extents, inside, site.time), moves, array * x * y});
       }
     return found;
   }
 
   const Problem& problem_;
-  mutable std::unordered_map<Key, Axis, Hash> known_;  // of one site
+  // Of one site.
+  mutable std::unordered_map<Key, Axis, Hash> known_;
+  mutable std::unordered_map<Key, Shape, Hash> shapes_;
 };
 
 }  // namespace dovetail::mapper

@@ -11,7 +11,7 @@ enum Loop { G, N, K, C, P, Q, R, S, kLoops };
 enum Operand { kInput, kWeight, kOutput, kOperands };
 enum class Objective { kEnergy, kLatency, kEdp };
 
-constexpr int kMostStores = 8;
+constexpr int kMostStores = 8, kMostBoundaries = kOperands * (kMostStores + 1);
 
 using Extents = std::array<int, kLoops>;
 

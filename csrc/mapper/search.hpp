@@ -17,6 +17,15 @@ class Search {
     Extents extents, inside;
   };
 
+  // A whole order of the loops, from the inside out.
+  struct Nest {
+    std::vector<Factor> temporal;
+    std::vector<int> held;       // by boundary, the factors that its inner tile covers,
+    std::vector<Extents> tiles;  // and the extents of that
+    Extents inside;              // of the loops that run within a processing element,
+    int within;                  // and the factors
+  };
+
   // One more tile is cut.
   struct Next {
     State state;
@@ -25,7 +34,7 @@ class Search {
 
  public:
   explicit Search(const Problem& problem)
-      : problem_(problem), bounds_(problem), inputs_(problem), next_(bounds_.cuts) {}
+      : problem_(problem), bounds_(problem), inputs_(problem), next_(bounds_.cuts), order_(bounds_.cuts) {}
 
   Answer run() {
     std::vector<Site> all = sites(problem_);
@@ -64,7 +73,7 @@ class Search {
  private:
   static constexpr std::int64_t kLook = 100;  // tiles of one spatial choice
   static constexpr int kLooked = 200;          // spatial choices
-  static constexpr std::size_t kCandidates = 16;
+  static constexpr std::size_t kCandidates = 6;
 
   void sort(std::vector<Site*>& order) const {
     std::stable_sort(order.begin(), order.end(),
@@ -91,10 +100,11 @@ class Search {
   bool stopped() const { return !best_.empty() && (late_ || explored_ >= stop_); }
 
   // With what it costs at least to fetch inputs again.
-  void closer(Site& site) const {
+  void closer(Site& site) {
     site.looked_at = true;
     if (!bounds_.slides) return;
-    site.again.assign(problem_.boundaries.size(), 0);
+    inputs_.forget();
+    site.again = bounds_.all_again(site);
     for (const auto& group : bounds_.ends)
       if (const int i = group[kInput]; i >= 0) {
         const auto tiles = inputs_.any_tile(site, i);
@@ -114,6 +124,7 @@ class Search {
       site.time[N] *= site.time[P] * site.time[Q];
       site.time[P] = site.time[Q] = 1;
     }
+    if (site.again.empty()) site.again = bounds_.all_again(site);
     site_ = &site;
     inputs_.forget();
     apart_ = whole.time;
@@ -146,14 +157,14 @@ class Search {
       take_in(state, extents, chain[state.cut[operand]], ~idle, 0);
     }
     // The most promising first, for what it finds to rule out others.
-    std::vector<int> order(next.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int a, int b) { return value(next[a].bound) < value(next[b].bound); });
-    for (int i : order) {
+    auto& order = order_[path_.size()];
+    order.clear();
+    for (int i = 0; i < static_cast<int>(next.size()); ++i) order.push_back({value(next[i].bound), i});
+    std::sort(order.begin(), order.end());
+    for (const auto& [least, i] : order) {
       const State& state = next[i].state;
       if (stopped()) return;
-      if (value(next[i].bound) >= limit()) {
+      if (least >= limit()) {
         floor_ = std::min(floor_, claim(next[i].bound));
         continue;
       }
@@ -245,7 +256,9 @@ class Search {
       flow = input_at_least(index, extents, next.inside, site_->time);
       if (bounds_.slides) next.open[next.opened++] = static_cast<signed char>(path_.size());
     }
-    next.energy += energy(problem_, b, flow);
+    const double spent = energy(problem_, b, flow);
+    next.energy += spent;
+    if (b.operand == kInput) next.fetching += spent;
     bounds_.add(next.load, b, {flow.inner_read - least.inner_read, flow.inner_write - least.inner_write,
                        flow.outer_read - least.outer_read, flow.outer_write - least.outer_write});
     ++next.cut[b.operand];
@@ -284,8 +297,10 @@ class Search {
         state.open[left++] = state.open[i];
       } else if (more & kRelevant[kInput]) {
         const auto& b = problem_.boundaries[open.boundary];
-        state.energy += energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, upto)) -
-                        energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, site_->time));
+        const double more = energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, upto)) -
+                            energy(problem_, b, input_at_least(open.boundary, open.extents, open.inside, site_->time));
+        state.energy += more;
+        state.fetching += more;
       }
     }
     state.opened = left;
@@ -300,44 +315,60 @@ class Search {
     if (value(bound) >= limit()) return;
     static constexpr std::array<Extents, 4> orders = {{
         {P, R, Q, S, K, C, N, G}, {Q, S, P, R, K, C, N, G}, {R, P, S, Q, K, C, N, G}, {S, Q, R, P, K, C, N, G}}};
-    for (const auto& order : orders) {
-      rate(order);
-      if (!bounds_.slides) break;
+    for (int i = 0; i < (bounds_.slides ? 4 : 1); ++i) {
+      std::swap(nest_, before_);
+      in_order(orders[i], nest_);
+      if (i == 0 || nest_.temporal != before_.temporal) rate(nest_, state, bound);
     }
   }
 
-  // The cost of the tiles in path_, with the loops between them in this order.
-  void rate(const Extents& order) {
-    std::vector<Factor> temporal;
-    std::vector<int> held(problem_.boundaries.size(), 0);
-    std::vector<Extents> tiles(problem_.boundaries.size(), ones());
-    Extents now = ones(), inside = ones();
-    int within = 0;
+  // The loops around the tiles in path_, in this order between one tile and the next.
+  void in_order(const Extents& order, Nest& nest) const {
+    nest.temporal.clear();
+    nest.held.assign(problem_.boundaries.size(), 0);
+    nest.tiles.assign(problem_.boundaries.size(), ones());
+    nest.inside = ones();
+    nest.within = 0;
+    Extents now = ones();
     const auto take = [&](const Extents& upto) {
       for (int loop : order)
-        if (upto[loop] > now[loop]) temporal.push_back({loop, upto[loop] / now[loop]});
+        if (upto[loop] > now[loop]) nest.temporal.push_back({loop, upto[loop] / now[loop]});
       now = upto;
     };
     bool first = contiguous_;
     for (const auto& [index, extents, contiguous] : path_) {
       take(extents);
       if (problem_.boundaries[index].inner < 0) continue;
-      held[index] = static_cast<int>(temporal.size());
-      tiles[index] = extents;
+      nest.held[index] = static_cast<int>(nest.temporal.size());
+      nest.tiles[index] = extents;
       if (first && problem_.boundaries[index].operand == kInput) {
         first = false;
-        inside = contiguous;
-        within = held[index];
+        nest.inside = contiguous;
+        nest.within = nest.held[index];
       }
     }
     take(site_->time);
+  }
+
+  // Of a nest that costs `bound` at least, of which `state` knows the least of its inputs.
+  void rate(const Nest& nest, const State& state, Cost bound) {
+    const auto count = static_cast<int>(problem_.boundaries.size());
+    std::array<std::pair<Flow, Flow>, kMostBoundaries> flows;
+    bound.energy -= state.fetching;
+    for (int i = 0; i < count; ++i) {
+      const auto& b = problem_.boundaries[i];
+      if (b.operand != kInput) continue;
+      flows[i] = input_flows(i, nest.temporal, nest.held[i], nest.tiles[i], nest.inside);
+      if (b.kept) bound.energy += energy(problem_, b, flows[i].second);
+    }
+    if (value(bound) >= limit()) return;
     Cost cost{problem_.mac_energy, product(site_->time) * problem_.step_cycles};
     Load running, filling, draining;
-    std::vector<Load> alone(problem_.stores.size());
-    for (int i = 0; i < static_cast<int>(held.size()); ++i) {
+    std::array<Load, kMostStores> alone;
+    for (int i = 0; i < count; ++i) {
       const auto& b = problem_.boundaries[i];
-      auto [apart, flow] = b.operand == kInput ? input_flows(i, temporal, held[i], tiles[i], inside)
-                                               : whole_flows(i, temporal, held[i], tiles[i]);
+      if (b.operand != kInput) flows[i] = whole_flows(i, nest.temporal, nest.held[i], nest.tiles[i]);
+      auto [apart, flow] = flows[i];
       cost.energy += energy(problem_, b, flow);
       if (b.waited) {
         bounds_.add(b.operand == kOutput ? draining : filling, b, apart);
@@ -347,11 +378,12 @@ class Search {
       bounds_.add(running, b, flow);
       if (b.inner >= 0 && !problem_.stores[b.inner].double_buffered) bounds_.add(alone[b.inner], b, flow);
     }
-    for (const auto& load : alone) cost.cycles += bounds_.longest(*site_, load);
+    for (std::size_t m = 0; m < problem_.stores.size(); ++m)
+      if (!problem_.stores[m].double_buffered) cost.cycles += bounds_.longest(*site_, alone[m]);
     cost.cycles = std::max(cost.cycles, bounds_.longest(*site_, running));
     cost.cycles += bounds_.longest(*site_, filling) + bounds_.longest(*site_, draining);
     cost.energy += cost.cycles * problem_.idle_energy;
-    if (value(cost) < limit()) keep(cost, temporal, held, within);
+    if (value(cost) < limit()) keep(cost, nest);
   }
 
   // What the first tiles move (of outputs: the last), and all.
@@ -376,7 +408,8 @@ class Search {
   }
 
   // Images, rows and columns that were one loop are three again.
-  void keep(const Cost& cost, const std::vector<Factor>& temporal, const std::vector<int>& held, int inside) {
+  void keep(const Cost& cost, const Nest& nest) {
+    const auto& [temporal, held, tiles, inside, within] = nest;
     best_value_ = value(cost);
     Found found{claim(cost), site_->spatial, {}, 0, std::vector<int>(held.size(), 0)};
     Extents left = bounds_.slides ? ones() : apart_;
@@ -384,7 +417,7 @@ class Search {
       const int position = static_cast<int>(found.temporal.size());
       for (std::size_t b = 0; b < held.size(); ++b)
         if (held[b] == i) found.held[b] = position;
-      if (inside == i) found.inside = position;
+      if (within == i) found.inside = position;
       if (i == static_cast<int>(temporal.size())) break;
       auto [loop, number] = temporal[i];
       for (int part : {P, Q}) {
@@ -419,7 +452,10 @@ class Search {
   Extents apart_{};          // its steps before images, rows and columns became one loop
   bool contiguous_ = false;  // whether the innermost tiles of inputs run within a processing element
   std::vector<Place> path_;
-  std::vector<std::vector<Next>> next_;  // by how many tiles are cut before
+  Nest nest_, before_;       // of the order at hand and of the one before
+  // By how many tiles are cut before, the next ones, and their least values in ascending order.
+  std::vector<std::vector<Next>> next_;
+  std::vector<std::vector<std::pair<double, int>>> order_;
 };
 
 }  // namespace dovetail::mapper

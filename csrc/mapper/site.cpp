@@ -56,7 +56,9 @@ class Enumeration {
 
   void combine(std::size_t d) {
     if (d < choices_.size()) {
+      const bool again = like_[d] < static_cast<int>(d) && choices_[like_[d]] == choices_[d];
       for (const auto& choice : choices_[d]) {
+        if (again && choice < site_.spatial[like_[d]]) continue;  // has been, the other way round
         site_.spatial[d] = choice;
         combine(d + 1);
       }
@@ -67,10 +69,13 @@ class Enumeration {
       for (int l = 0; l < kLoops; ++l) site_.total[l] *= spatial[l];
     for (int l = 0; l < kLoops; ++l) {
       const int extent = problem_.extents[l];
+      site_.time[l] = extent;
+      if (site_.total[l] == 1) continue;
       site_.time[l] = (extent + site_.total[l] - 1) / site_.total[l];
       for (const auto& spatial : site_.spatial) {
+        if (spatial[l] == 1) continue;
         const int fewer = site_.total[l] / spatial[l] * (spatial[l] - 1);
-        if (fewer && (extent + fewer - 1) / fewer == site_.time[l]) return;
+        if ((extent + fewer - 1) / fewer == site_.time[l]) return;
       }
     }
     if (seen_.insert(key()).second) found_.push_back(site_);

@@ -26,8 +26,7 @@ inline bool has(unsigned set, int member) { return set >> member & 1; }
 
 inline double product(const Extents& extents, unsigned of = ~0u) {
   double result = 1;
-  for (int l = 0; l < kLoops; ++l)
-    if (has(of, l)) result *= extents[l];
+  for (int l = 0; l < kLoops; ++l) result *= has(of, l) ? extents[l] : 1;
   return result;
 }
 
@@ -68,8 +67,8 @@ struct Site {
   std::vector<Share> shares;     // by boundary; of inputs without the sliding loops
   std::vector<Flow> once;        // by boundary: if every element moves once, the least it can
   std::vector<double> instances; // by memory, those at work
-  std::vector<double> again;     // by boundary of inputs: energy of each further round, at least,
-  std::vector<double> pairs;     // and how many pairs of a pixel and a tap share one element of a tile, at most
+  std::vector<double> again;     // by boundary at an end of its chain: energy of each further round, at least
+  std::vector<double> pairs;     // by boundary of inputs: pairs of a pixel and a tap that share an element, at most
   Cost least;                    // of all mappings that spread the loops so
   bool looked_at = false;        // closely, at what they cost at least
 };
@@ -90,7 +89,10 @@ std::vector<Site> sites(const Problem& problem);
 
 // The bits of the words that one transfer takes, and the elements of so many bits that would fill them.
 inline double carried(const Store& store, double bits) {
-  return store.word > 0 ? store.word * std::ceil(bits / store.word - 1e-9) : bits;
+  if (store.word == 0) return bits;
+  const double words = bits / store.word - 1e-9;
+  const double whole = static_cast<std::int64_t>(words);  // std::ceil is a call where there is no SSE4
+  return store.word * (whole < words ? whole + 1 : whole);
 }
 inline double filled(const Store& store, double elements, double bits) {
   return store.word > 0 && bits > 0 ? carried(store, elements * bits) / bits : elements;
