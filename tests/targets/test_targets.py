@@ -221,3 +221,18 @@ class TestEnergy:
             quantize_input(model, path, Uniform(8, torch.tensor(0.05)))
         both = EnergyTarget().cost(freeze(model, example), inputs).breakdown["operand"]
         assert both["arithmetic"] < 0.2 * plain["arithmetic"] and both["inputs"] < 0.3 * plain["inputs"]
+
+    def test_a_parameter_that_is_one_number_costs_nothing_to_keep(self, inputs: Inputs) -> None:
+        class Shifted(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear, self.shift = nn.Linear(inputs[0].size, 10), nn.Parameter(torch.tensor(0.5))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.linear(x.flatten(1)) + self.shift
+
+        model = Shifted().eval()
+        cost = EnergyTarget().cost(freeze(model, torch.from_numpy(inputs[:1])), inputs)
+        weights = trace(model.linear, torch.from_numpy(inputs[:1]).flatten(1))
+        expected = network_energy(weights, EnergyModel(table=EnergyTable.load("horowitz_45nm"))).by("operand")
+        assert cost.breakdown["operand"]["weights"] == pytest.approx(float(expected["weights"]) / 1e6)

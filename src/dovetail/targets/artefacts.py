@@ -19,7 +19,9 @@ def artefact_workload(artefact: Artefact, inputs: Inputs) -> Workload:
     Weights have the bits and the density that they are stored with. Layers whose weights and inputs are quantised
     compute with integers.
     """
-    workload = trace(to_torch(artefact), torch.from_numpy(inputs[:1])).with_weights(artefact.tensors)
+    # A tensor without axes is a number in the operation that takes it.
+    stored = {name: tensor for name, tensor in artefact.tensors.items() if tensor.shape}
+    workload = trace(to_torch(artefact), torch.from_numpy(inputs[:1])).with_weights(stored)
     return workload.with_integers(*_widths(artefact))
 
 
