@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -25,11 +24,11 @@ from statistics import mean
 from typing import Any
 
 import torch
-from records import record, recorded
+from records import given, record, recorded
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
 from torch import nn
+from vgg import trained
 
 from dovetail.compression import planning_context
 from dovetail.data import load_dataset
@@ -37,8 +36,7 @@ from dovetail.machine import processor
 from dovetail.methods import Nonlinear
 from dovetail.methods.budget import Budget
 from dovetail.methods.method import Context, Plan
-from dovetail.networks import load_model
-from dovetail.train import Training, train
+from dovetail.train import Training
 from dovetail.workload.trace import trace
 
 RESULTS = Path(__file__).parent / "results" / "lowrank_claims.json"
@@ -55,31 +53,8 @@ VGG_WIDTHS = ((24, 24), (48, 48), (96, 96))
 VGG_TRAINING = Training(epochs=5, learning_rate=0.1, warmup_epochs=0.5, weight_decay=5e-4, images=15000)
 
 
-def vgg() -> nn.Sequential:
-    """Pairs of 3x3 convolutions with batch normalisation, each ended by a pooling; one linear layer."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for widths in VGG_WIDTHS:
-        for width in widths:
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            channels = width
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 16, 10))
-
-
 def network(name: str) -> nn.Module:
-    if name != "vgg":
-        folder = Path(os.environ["DOVETAIL_DATA"]) / "weights"
-        return load_model(name, folder / f"{name}_cifar10.safetensors").module.eval()
-    torch.manual_seed(0)
-    model, file = vgg(), WORK / "vgg.safetensors"
-    if file.exists():
-        model.load_state_dict(load_file(file))
-        return model.eval()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    train(model, CIFAR, VGG_TRAINING, seed=0, checkpoint=WORK / "vgg-training.safetensors")
-    save_file(model.state_dict(), file)
-    return model.eval()
+    return trained(VGG_WIDTHS, VGG_TRAINING, WORK) if name == "vgg" else given(name)
 
 
 @torch.no_grad()
