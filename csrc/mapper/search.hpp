@@ -73,7 +73,7 @@ class Search {
  private:
   static constexpr std::int64_t kLook = 100;  // tiles of one spatial choice
   static constexpr int kLooked = 200;          // spatial choices
-  static constexpr std::size_t kCandidates = 6;
+  static constexpr std::size_t kCandidates = 6;  // Python counts them once more, with what is only bounded here
 
   void sort(std::vector<Site*>& order) const {
     std::stable_sort(order.begin(), order.end(),
