@@ -187,6 +187,9 @@ class TestInABrowser:
         page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
         plot = page.locator("figure:has(h3:text('Accuracy against size')) .js-plotly-plot")
         wait_until(page, "document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390")
+        # Drawn again once the page has its new width, a while later.
+        right = "text => text.getBoundingClientRect().right <= document.documentElement.clientWidth"
+        wait_until(page, f"[...document.querySelectorAll('.textpoint text')].every({right})")
         (box, texts) = (plot.bounding_box(), [text.bounding_box() for text in plot.locator(".textpoint text").all()])
         assert len(texts) == 2
         for text in texts:
