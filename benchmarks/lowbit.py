@@ -5,7 +5,7 @@
 Rows without training see 1,000 training images without their labels, or none at all ("data-free"). The others are
 trained for EPOCHS epochs on the whole training set, the original as their teacher. Accuracy is that of the file in ONNX
 Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not run again unless it is named; a row
-that was interrupted goes on where it was. Draws results/lowbit.png.
+that was interrupted goes on where it was, and its seconds are those of the last part. Draws results/lowbit.png.
 
 The rows of peers need their packages, in an environment of their own: see lowbit_peers.py.
 """

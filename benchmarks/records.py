@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,12 @@ from dovetail.machine import processor
 from dovetail.networks import load_model
 
 Rows = dict[str, dict[str, Any]]
+
+
+def over_seeds(accuracies: Sequence[float]) -> dict[str, Any]:
+    """What is recorded of a training that was repeated with other seeds."""
+    error = stdev(accuracies) / len(accuracies) ** 0.5
+    return {"accuracies": list(accuracies), "mean": mean(accuracies), "standard_error": error}
 
 
 class Options(NamedTuple):

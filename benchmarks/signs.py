@@ -61,10 +61,8 @@ def case(plain: Any, level: str, channels: int, size: int) -> dict[str, float]:
     ones = np.ones(OUTPUTS, np.float32)
     stored = signs(Binary.encode(weights), integers=False)
     ours = Convolution(x.shape, stored, Window(), Epilogue(scale=ones, bias=0 * ones), level=level)
-    answer, by_tap = (
-        np.empty((result, result, OUTPUTS), np.float32),
-        np.ascontiguousarray(weights.transpose(0, 2, 3, 1)),
-    )
+    answer = np.empty((result, result, OUTPUTS), np.float32)
+    by_tap = np.ascontiguousarray(weights.transpose(0, 2, 3, 1))
     pointers = [array.ctypes.data_as(FLOATS) for array in (x, by_tap, answer)]
     loop = lambda: plain(*pointers, IMAGE, IMAGE, channels, OUTPUTS, size)  # noqa: E731
     loop()
@@ -82,8 +80,8 @@ def case(plain: Any, level: str, channels: int, size: int) -> dict[str, float]:
 def follow(rows: Collection[dict[str, float]]) -> int:
     """L; each row gets the S there, and its speedup as a part of that."""
     products, speedups = (np.array([row[key] for row in rows]) for key in ("products", "speedup"))
-    most = {at: np.abs(np.log(speedups / model(products, at))).sum() for at in range(8, 1024)}
-    best = min(most, key=most.__getitem__)
+    misfit = {at: np.abs(np.log(speedups / model(products, at))).sum() for at in range(8, 1024)}
+    best = min(misfit, key=misfit.__getitem__)
     for row in rows:
         row["S"] = round(float(model(row["products"], best)), 1)
         row["of_S"] = round(row["speedup"] / row["S"], 2)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from records import Options, given, run_cases
+from records import Options, given, over_seeds, run_cases
 from rich.progress import Progress
 from structure import TRAINING
 
@@ -41,13 +40,7 @@ def run(case: str, options: Options) -> dict[str, Any]:
             folder = options.work / f"{case.replace('/', '-')}-{seed}"
             model = compress(original, dataset, recipe, seed=seed, folder=folder, progress=progress).model
             accuracies.append(score(model, dataset))
-    return {
-        "accuracy_original": score(original, dataset),
-        "accuracies": accuracies,
-        "mean": mean(accuracies),
-        "standard_error": stdev(accuracies) / len(accuracies) ** 0.5,
-        "settings": repr(method),
-    }
+    return {"accuracy_original": score(original, dataset), "settings": repr(method)} | over_seeds(accuracies)
 
 
 if __name__ == "__main__":

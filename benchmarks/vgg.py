@@ -36,5 +36,7 @@ def trained(widths: Widths, training: Training, folder: Path) -> nn.Sequential:
         return model.eval()
     folder.mkdir(parents=True, exist_ok=True)
     train(model, load_dataset("cifar10"), training, seed=0, checkpoint=folder / "vgg-training.safetensors")
-    save_file(model.state_dict(), file)
+    part = file.with_suffix(".part")
+    save_file(model.state_dict(), part)
+    part.replace(file)
     return model.eval()

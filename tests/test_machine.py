@@ -28,6 +28,9 @@ def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     keep(tmp_path / "taken" / "file", b"lost")
     assert (tmp_path / "taken").read_text() == "a file"
+    (tmp_path / "folder").mkdir()
+    keep(tmp_path / "folder", b"lost")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
 
 
 def test_the_processor_has_a_name() -> None:

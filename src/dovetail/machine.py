@@ -33,5 +33,9 @@ def keep(file: Path, content: bytes) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(content)
-        os.replace(part.name, file)
+            try:
+                part.write(content)
+                part.flush()
+                os.replace(part.name, file)
+            except OSError:
+                os.unlink(part.name)
