@@ -2,30 +2,16 @@
 #pragma once
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <numeric>
 
 #include "bounds.hpp"
 #include "inputs.hpp"
+#include "nests.hpp"
 
 namespace dovetail::mapper {
 
 template <int kBits>
 class Search {
-  struct Place {
-    int boundary;
-    Extents extents, inside;
-  };
-
-  // A whole order of the loops, from the inside out.
-  struct Nest {
-    std::vector<Factor> temporal;
-    std::vector<int> held;       // by boundary, the factors that its inner tile covers,
-    std::vector<Extents> tiles;  // and the extents of that
-    Extents inside;              // of the loops that run within a processing element,
-    int within;                  // and the factors
-  };
-
   // One more tile is cut.
   struct Next {
     State state;
@@ -34,7 +20,7 @@ class Search {
 
  public:
   explicit Search(const Problem& problem)
-      : problem_(problem), bounds_(problem), inputs_(problem), next_(bounds_.cuts), order_(bounds_.cuts) {}
+      : problem_(problem), bounds_(problem), inputs_(problem), nests_(problem, bounds_, inputs_), next_(bounds_.cuts), order_(bounds_.cuts) {}
 
   Answer run() {
     std::vector<Site> all = sites(problem_);
@@ -317,94 +303,17 @@ class Search {
         {P, R, Q, S, K, C, N, G}, {Q, S, P, R, K, C, N, G}, {R, P, S, Q, K, C, N, G}, {S, Q, R, P, K, C, N, G}}};
     for (int i = 0; i < (bounds_.slides ? 4 : 1); ++i) {
       std::swap(nest_, before_);
-      in_order(orders[i], nest_);
-      if (i == 0 || nest_.temporal != before_.temporal) rate(nest_, state, bound);
+      nests_.in_order(*site_, path_, contiguous_, orders[i], nest_);
+      if (i == 0 || nest_.temporal != before_.temporal) rate(state, bound);
     }
   }
 
-  // The loops around the tiles in path_, in this order between one tile and the next.
-  void in_order(const Extents& order, Nest& nest) const {
-    nest.temporal.clear();
-    nest.held.assign(problem_.boundaries.size(), 0);
-    nest.tiles.assign(problem_.boundaries.size(), ones());
-    nest.inside = ones();
-    nest.within = 0;
-    Extents now = ones();
-    const auto take = [&](const Extents& upto) {
-      for (int loop : order)
-        if (upto[loop] > now[loop]) nest.temporal.push_back({loop, upto[loop] / now[loop]});
-      now = upto;
-    };
-    bool first = contiguous_;
-    for (const auto& [index, extents, contiguous] : path_) {
-      take(extents);
-      if (problem_.boundaries[index].inner < 0) continue;
-      nest.held[index] = static_cast<int>(nest.temporal.size());
-      nest.tiles[index] = extents;
-      if (first && problem_.boundaries[index].operand == kInput) {
-        first = false;
-        nest.inside = contiguous;
-        nest.within = nest.held[index];
-      }
-    }
-    take(site_->time);
-  }
-
-  // Of a nest that costs `bound` at least, of which `state` knows the least of its inputs.
-  void rate(const Nest& nest, const State& state, Cost bound) {
-    const auto count = static_cast<int>(problem_.boundaries.size());
-    std::array<std::pair<Flow, Flow>, kMostBoundaries> flows;
-    bound.energy -= state.fetching;
-    for (int i = 0; i < count; ++i) {
-      const auto& b = problem_.boundaries[i];
-      if (b.operand != kInput) continue;
-      flows[i] = input_flows(i, nest.temporal, nest.held[i], nest.tiles[i], nest.inside);
-      if (b.kept) bound.energy += energy(problem_, b, flows[i].second);
-    }
+  // Of nest_, which costs `bound` at least, of which `state` knows the least of its inputs.
+  void rate(const State& state, Cost bound) {
+    bound.energy += nests_.fetch(*site_, nest_) - state.fetching;
     if (value(bound) >= limit()) return;
-    Cost cost{problem_.mac_energy, product(site_->time) * problem_.step_cycles};
-    Load running, filling, draining;
-    std::array<Load, kMostStores> alone;
-    for (int i = 0; i < count; ++i) {
-      const auto& b = problem_.boundaries[i];
-      if (b.operand != kInput) flows[i] = whole_flows(i, nest.temporal, nest.held[i], nest.tiles[i]);
-      auto [apart, flow] = flows[i];
-      cost.energy += energy(problem_, b, flow);
-      if (b.waited) {
-        bounds_.add(b.operand == kOutput ? draining : filling, b, apart);
-        flow = {flow.inner_read - apart.inner_read, flow.inner_write - apart.inner_write,
-                flow.outer_read - apart.outer_read, flow.outer_write - apart.outer_write};
-      }
-      bounds_.add(running, b, flow);
-      if (b.inner >= 0 && !problem_.stores[b.inner].double_buffered) bounds_.add(alone[b.inner], b, flow);
-    }
-    for (std::size_t m = 0; m < problem_.stores.size(); ++m)
-      if (!problem_.stores[m].double_buffered) cost.cycles += bounds_.longest(*site_, alone[m]);
-    cost.cycles = std::max(cost.cycles, bounds_.longest(*site_, running));
-    cost.cycles += bounds_.longest(*site_, filling) + bounds_.longest(*site_, draining);
-    cost.energy += cost.cycles * problem_.idle_energy;
-    if (value(cost) < limit()) keep(cost, nest);
-  }
-
-  // What the first tiles move (of outputs: the last), and all.
-  std::pair<Flow, Flow> input_flows(int i, const std::vector<Factor>& temporal, int held, const Extents& tile,
-                                    const Extents& inside) const {
-    const auto& b = problem_.boundaries[i];
-    const auto [first, all] = inputs_.in_order(*site_, i, temporal, held, tile, inside);
-    return {input_flow(b, first.within, first.without), input_flow(b, all.within, all.without)};
-  }
-
-  std::pair<Flow, Flow> whole_flows(int i, const std::vector<Factor>& temporal, int held, const Extents& tile) const {
-    const auto& b = problem_.boundaries[i];
-    const unsigned relevant = kRelevant[b.operand];
-    Extents upto = tile;  // what follows and does not change the tile belongs to it
-    for (std::size_t j = held; b.kept && j < temporal.size() && !has(relevant, temporal[j].loop); ++j)
-      upto[temporal[j].loop] *= temporal[j].number;
-    const double tiles = product(site_->time, relevant) / product(tile, relevant);
-    const Flow once = rounds(problem_, *site_, i, tile, 1);
-    const double outer_read = b.operand == kOutput ? 0 : once.outer_read / tiles;
-    return {{once.inner_read / tiles, once.inner_write / tiles, outer_read, once.outer_write / tiles},
-            rounds(problem_, *site_, i, tile, times_round(*site_, b.operand, upto))};
+    const Cost cost = nests_.cost(*site_, nest_);
+    if (value(cost) < limit()) keep(cost, nest_);
   }
 
   // Images, rows and columns that were one loop are three again.
@@ -440,6 +349,7 @@ class Search {
   const Problem& problem_;
   const Bounds bounds_;
   Inputs<kBits> inputs_;
+  Nests<kBits> nests_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   double scale_ = 0;  // cycles for a unit of energy
 

@@ -1,6 +1,6 @@
 // How loops may be spread over the array, and what that alone says about the cost.
 #pragma once
-#include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
