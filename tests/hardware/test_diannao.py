@@ -102,7 +102,7 @@ def test_a_buffer_without_a_line_is_named() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 99), K=st.integers(1, 35), C=st.integers(1, 35), kernel=st.sampled_from([1, 3]))
-def test_sixteen_bits_are_within_a_hundredth_and_take_the_cycles_of_the_formula(
+def test_sixteen_bits_are_within_their_rounding_and_take_the_cycles_of_the_formula(
     seed: int, K: int, C: int, kernel: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -110,7 +110,9 @@ def test_sixteen_bits_are_within_a_hundredth_and_take_the_cycles_of_the_formula(
     expected = functional.conv2d(torch.from_numpy(x), torch.from_numpy(w))[0].flatten(1).T.numpy()
     windows = functional.unfold(torch.from_numpy(x), kernel)[0].T.reshape(-1, C, kernel**2).numpy()
     run = simulate(CHIP, windows, w.reshape(K, C, -1))
-    assert np.linalg.norm(run.outputs - expected) <= 1e-2 * np.linalg.norm(expected)
+    half = 2.0**-11  # of what the last of ten fraction bits is worth: every operand and every output is off by so much
+    operands = windows.sum((1, 2))[:, None] + np.abs(w).sum((1, 2, 3)) + windows[0].size * half
+    assert (np.abs(run.outputs - expected) <= half * (operands + 1) * (1 + 1e-9)).all()
     side = 7 - kernel
     layer = Layer("conv", {"K": K, "C": C, "P": side, "Q": side, "R": kernel, "S": kernel})
     assert run.cycles == layer_counts(CHIP, layer).cycles.computing
