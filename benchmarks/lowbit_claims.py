@@ -54,7 +54,7 @@ TRAINING = replace(lowbit.TRAINING, epochs=3)
 METHODS = ("twn", "ttq", "bwn", "bwn, as published", "admm binary")
 WIDE = ((32,), (64, 64), (128, 128), (384, 384))
 ESCALATE: dict[str, Any] = {"threshold": 0.7}
-ESCALATE_TRAINING: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 13}
+ESCALATE_TRAINING: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 26}
 WIDE_TRAINING = Training(epochs=10, learning_rate=0.1, warmup_epochs=0.5, weight_decay=5e-4, precision="bfloat16")
 CASES = (
     "renormalisation",

@@ -1,5 +1,8 @@
 """The cache: where it is, and that files in it are whole or not there."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,25 @@ def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
 
 def test_the_processor_has_a_name() -> None:
     assert processor()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have nothing to be told")
+def test_memory_that_was_freed_is_not_taken_from_the_system_again() -> None:
+    program = """
+import resource, sys
+import numpy as np
+from dovetail.machine import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(2**24).fill(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, word], check=True, capture_output=True, text=True).stdout)
+        for word in ("kept", "given back")
+    )
+    assert kept < 10 <= given_back

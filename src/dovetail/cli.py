@@ -19,6 +19,7 @@ import dovetail
 from dovetail import arguments, cli_chips, cli_engine
 from dovetail.arguments import ArtefactFile, Data, InputShape, Model, Targets, Threads, Weights, console, messages
 from dovetail.errors import DataError, DovetailError, ModelError
+from dovetail.machine import keep_freed_memory
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command. What a user can put right is one sentence on stderr, and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except DovetailError as error:

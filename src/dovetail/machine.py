@@ -1,12 +1,16 @@
-"""This machine: its processor, and the folder for what would take time to find or fetch again."""
+"""This machine: its processor, its memory, and the folder for what would take time to find or fetch again."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
 
 
 def processor() -> str:
@@ -17,6 +21,18 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep, for what it needs next, the memory that it frees; so far as the C library can be told.
+
+    glibc gives every large block back to the system, and takes it as new, zeroed pages again: with activations of tens
+    of megabytes that takes up to twice as long as the layers do, and a tenth of the time of training small networks.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,9 @@ from dovetail.data.task import CloseOutputs
 
 COUNTS = {"train": 16, "validation": 16, "test": 32}
 LIKE = 125
-"""As many from which the ranges of layers' inputs are taken."""
+"""As many from which the ranges of layers' inputs are taken, at most."""
+ELEMENTS = 2**22
+"""Numbers that these may have together: large ones show a layer as much in fewer."""
 COARSEST = 4
 """Sides, in cells, of the coarsest octave of an image."""
 
@@ -60,9 +62,11 @@ def smooth_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Ten
     return ((image - image.mean()) / image.std().clamp_min(1e-6))[0]
 
 
-def noise_like(example: Tensor, count: int = LIKE, seed: int = 0) -> Tensor:
+def noise_like(example: Tensor, seed: int = 0) -> Tensor:
     """Noise (count, ...) of the shape of `example` (1, ...)."""
-    return NoiseSplit(tuple(example.shape[1:]), count, seed).batch(torch.arange(count))[0]
+    shape = tuple(example.shape[1:])
+    count = max(1, min(LIKE, ELEMENTS // math.prod(shape)))
+    return NoiseSplit(shape, count, seed).batch(torch.arange(count))[0]
 
 
 def channels_come_last(shape: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dovetail.data.noise import noise_like
 from dovetail.methods.method import Context, Method, Plan
+from dovetail.methods.watching import answers
 from dovetail.workload.trace import trace
 
 MEASURES = ("loss_rise", "output_error")
@@ -35,8 +36,7 @@ def planned(method: Method, model: nn.Module, context: Context) -> Plan:
         return plan
     few = replace(context, inputs=_few(model, len(plan), context))
     inputs = noise_like(context.example) if few.inputs is None else few.inputs
-    with torch.no_grad():
-        wanted = copy.deepcopy(model).eval()(inputs)
+    wanted = answers(copy.deepcopy(model).eval(), inputs)
     with torch.random.fork_rng(devices=[]):
         return {
             name: row | {"output_error": relative_error(_alone(method, model, {name: row}, few), inputs, wanted)}
@@ -44,10 +44,9 @@ def planned(method: Method, model: nn.Module, context: Context) -> Plan:
         }
 
 
-@torch.no_grad()
 def relative_error(model: nn.Module, inputs: Tensor, wanted: Tensor) -> float:
     """The squared error of the outputs, relative to those wanted."""
-    return float((model(inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
+    return float((answers(model, inputs) - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
 
 
 def _alone(method: Method, model: nn.Module, plan: Plan, context: Context) -> nn.Module:

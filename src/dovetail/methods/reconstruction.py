@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dovetail.methods.method import Context
 from dovetail.methods.responses import outputs, patches
-from dovetail.methods.watching import BATCH
+from dovetail.methods.watching import BATCH, batches
 
 RIDGE = 1e-4
 """Pull towards the weights there are, relative to the mean energy of an input: a layer sees fewer independent patches
@@ -109,4 +109,4 @@ def settle_norms(model: nn.Module, context: Context) -> None:
 def _distance(model: nn.Module, original: nn.Module, inputs: Tensor) -> float:
     model.eval()
     with torch.no_grad():
-        return sum(float((model(x) - original(x)).square().sum()) for x in torch.split(inputs, BATCH))
+        return sum(float((model(x) - original(x)).square().sum()) for x in batches(model, inputs))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dovetail.methods.watching import BATCH, after_layers
+from dovetail.methods.watching import after_layers, batches
 
 POSITIONS = 10
 """Positions an image, at least (Zhang et al., TPAMI 2016, section 4.1)."""
@@ -81,7 +81,7 @@ def values(part: nn.Module, inputs: Tensor, *, positions: int | None = None, see
     """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T)."""
     count = positions or positions_of(inputs)
     with torch.no_grad():
-        found = [[_sampled(y, count, seed) for y in part(x)] for x in torch.split(inputs, BATCH)]
+        found = [[_sampled(y, count, seed) for y in part(x)] for x in batches(part, inputs)]
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
@@ -104,7 +104,7 @@ def _collect(
     training = model.training
     model.eval()
     try:
-        for x in torch.split(inputs, BATCH):
+        for x in batches(model, inputs):
             current.clear()
             with suppress(_Enough):
                 after_layers(model, paths, x, note)

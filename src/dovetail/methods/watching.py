@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,24 @@ from torch.utils.hooks import RemovableHandle
 from dovetail.errors import DataError
 
 BATCH = 125
-"""Inputs that go through the network at a time."""
+"""Inputs that go through the network at a time, at most."""
+
+ELEMENTS = 2**19
+"""Numbers that these have together, at most: three or four pictures of ImageNet's size. What layers answer to more is
+asked of the system anew each time, which can take longer than the network."""
+
+
+def batches(model: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
+    """The inputs (N, ...) as they go through the network: all at once if it normalises by what is in a batch."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()):
+        return (inputs,)
+    return torch.split(inputs, max(1, min(BATCH, ELEMENTS // max(1, math.prod(inputs.shape[1:])))))
+
+
+@torch.no_grad()
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What the network answers to all inputs, in the mode that it is in."""
+    return torch.cat([model(x) for x in batches(model, inputs)])
 
 
 def before_layers(
@@ -20,7 +38,7 @@ def before_layers(
     paths: Iterable[str],
     inputs: Tensor,
     see: Callable[[str, Tensor], Tensor | None],
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> None:
     """Run the network; before each call of one of the layers `see(path, x)` gets what it is about to read.
 
@@ -43,7 +61,7 @@ def after_layers(
     paths: Iterable[str],
     inputs: Tensor,
     note: Callable[[str, nn.Module, Tensor, Tensor], Tensor | None],
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> None:
     """Run the network; after each call of one of the layers `note(path, layer, x, y)` gets what it has read and its
     answer, which is replaced by what `note` returns, if it does. Without gradients, in the mode that it is in."""
@@ -60,10 +78,10 @@ def require_finite(path: str, x: Tensor) -> None:
         raise DataError(f"layer {path!r} reads NaN or infinity on the images given: look for such values in them")
 
 
-def _run(model: nn.Module, handles: list[RemovableHandle], inputs: Tensor, batch: int) -> None:
+def _run(model: nn.Module, handles: list[RemovableHandle], inputs: Tensor, batch: int | None) -> None:
     try:
         with torch.no_grad():
-            for x in torch.split(inputs, batch):
+            for x in torch.split(inputs, batch) if batch else batches(model, inputs):
                 model(x)
     finally:
         for handle in handles:

@@ -75,7 +75,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
 
     layers = [path for path in paths if isinstance(model.get_submodule(path), Layer)]
-    after_layers(model, layers, inputs, note, batch=len(inputs))
+    after_layers(model, layers, inputs, note)
     return {path: _summary(found[path]) for path in paths if path in found}
 
 

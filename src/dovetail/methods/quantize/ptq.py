@@ -44,6 +44,7 @@ from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.rounding import adapt
 from dovetail.methods.quantize.sums import make_places, places, values
 from dovetail.methods.quantize.uniform import Uniform
+from dovetail.methods.watching import answers
 
 IMAGES = 250
 """Inputs that are looked at, at most."""
@@ -203,7 +204,7 @@ class Ptq(Method):
         measured with weights rounded to the nearest, for that is fast."""
         trial, paths, inputs = copy.deepcopy(model), [layer_path(name) for name in plan], _calibration(context)
         with _shown(trial, self._prepare(trial, plan, context), context), torch.no_grad():
-            seen, wanted = observe(trial, paths, inputs), trial(inputs)
+            seen, wanted = observe(trial, paths, inputs), answers(trial, inputs)
 
             def on_grid(path: str, weight: Tensor, bits: int) -> Tensor:
                 rows = _rows(seen.get(path), centred="restored" in plan[weight_name(path)])
@@ -219,7 +220,7 @@ class Ptq(Method):
         folded, inputs = copy.deepcopy(model), _calibration(context)
         known, rows = self._prepare(folded, plan, context), {}
         with _shown(folded, known, context), torch.no_grad():
-            seen, wanted = observe(folded, [layer_path(name) for name in plan], inputs), folded(inputs)
+            seen, wanted = observe(folded, [layer_path(name) for name in plan], inputs), answers(folded, inputs)
         for name, row in plan.items():
             trial = copy.deepcopy(folded)
             self._hold(trial, name, row, seen.get(layer_path(name)), context)
@@ -251,11 +252,11 @@ class Ptq(Method):
         inputs, errors = _calibration(context), []
         with torch.no_grad():
             with _shown(model, [], context):
-                wanted = model(inputs)
+                wanted = answers(model, inputs)
             for plan in plans:
                 trial = copy.deepcopy(model)
                 with _shown(trial, self._carry_out(trial, plan, context), context):
-                    errors.append(float((trial(inputs) - wanted).square().sum()))
+                    errors.append(float((answers(trial, inputs) - wanted).square().sum()))
         return plans[errors.index(min(errors))]
 
     def _range(self, layer: nn.Module, seen: Seen, real: bool) -> tuple[str, tuple[float, float]]:
