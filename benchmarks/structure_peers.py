@@ -2,7 +2,7 @@
 
 They are not dependencies of dovetail: install them beside it, in an environment of their own:
 
-    pip install torch-pruning==1.6.1 nncf==3.4.0 openvino && pip install --no-deps aimet-torch==2.42.0
+    pip install torch-pruning==1.6.1 nncf==3.4.0 torchao openvino && pip install --no-deps aimet-torch==2.42.0
 
 AIMET imports torchvision, whose builds on the package index do not go with every PyTorch; it needs nothing of it here,
 so an empty module stands in. Torch-Pruning cannot follow the option-A shortcut (slice and pad): for it, and for it
@@ -123,7 +123,11 @@ def finished(model: nn.Module) -> nn.Module:
     """The model after training, in eval mode: NNCF's masks multiplied into the weights."""
     model.eval()
     masked = any("nncf" in type(module).__module__ for module in model.modules())
-    return importlib.import_module("nncf").strip(model, do_copy=True) if masked else model
+    if not masked:
+        return model
+    nncf = importlib.import_module("nncf")
+    plain: nn.Module = nncf.strip(model, do_copy=True, strip_format=nncf.StripFormat.IN_PLACE)
+    return plain.eval()
 
 
 def aimet_spatial_svd(model: nn.Module, dataset: Dataset, context: Context, ratio: float) -> nn.Module:

@@ -339,6 +339,7 @@ void bind_program(nb::module_& m) {
              return p.profile(batch, externals, runs);
            })
       .def("kernels", &Program::kernels)
+      .def("images_at_once", &Program::images_at_once)
       .def("memory", [](Program& p, int batch) {
         const auto arena = p.arena(batch);
         return std::tuple(arena.peak, arena.bound);

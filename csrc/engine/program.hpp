@@ -9,6 +9,7 @@
 
 #include "arena.hpp"
 #include "operation.hpp"
+#include "segments.hpp"
 
 namespace dovetail::engine {
 
@@ -22,8 +23,7 @@ class Program {
   // Operations run in the order in which they were added.
   void add(std::unique_ptr<Operation> operation);
 
-  // `externals` are the caller's arrays, in the order in which they were added. Callers wait for each other. Where the
-  // weights are small, images are taken so many at a time that their activations stay in the second cache.
+  // `externals` are the caller's arrays, in the order in which they were added. Callers wait for each other.
   void run(int batch, std::span<std::byte* const> externals);
 
   const Tensor& tensor(Id id) const { return entries_.at(id).tensor; }
@@ -32,15 +32,17 @@ class Program {
   std::vector<std::string> kernels() const;
   // Of a run of so many images.
   Arena arena(int batch);
+  // How many of so many images go through each step at a time.
+  std::vector<int> images_at_once(int batch);
   // Seconds that each operation takes, run on its own: the median of several runs of the whole.
   std::vector<double> profile(int batch, std::span<std::byte* const> externals, int runs);
 
  private:
   struct Entry {
     Tensor tensor;
-    int external;  // its place among the caller's, -1 if it lies in the arena
-    int block;     // its place among the blocks of the arena, those of operations' scratch memory coming after
-    Block life;
+    int external;     // its place among the caller's, -1 if it lies in the arena
+    int block;        // its place among the blocks of the arena, those of operations' scratch memory coming after
+    int first, last;  // the steps that use it
   };
   struct Step {
     std::unique_ptr<Operation> operation;
@@ -50,16 +52,23 @@ class Program {
   struct Free {
     void operator()(std::byte* memory) const;
   };
+  // Of a batch. Memory of values that pass from one segment to the next is for all of its images.
+  struct Layout {
+    std::vector<Segment> segments;
+    std::vector<int> images;    // that each tensor has room for
+    std::vector<Block> blocks;
+    Arena arena;
+  };
 
-  int images_at_once(int batch);
-  // Calls part() for some images after the other, all being ready for them.
-  template <class Part>
-  void each_part(int batch, std::span<std::byte* const> externals, const Part& part);
-  std::vector<Block> blocks(int batch) const;
-  const Arena& laid_out(int batch);
+  std::vector<Demand> demands() const;
+  std::vector<Block> blocks(int batch, Layout& layout) const;
+  const Layout& laid_out(int batch);
   void prepare(int batch);
-  void connect(std::span<std::byte* const> externals, int first_image);
-  void run_step(const Step& step);
+  void connect(const Segment& segment, std::span<std::byte* const> externals, int first_image);
+  // Calls each(step, first image, how many) where all is ready for it.
+  template <class Each>
+  void each_step(int batch, std::span<std::byte* const> externals, const Each& each);
+  void run_step(const Step& step, int first_image, int images);
   void fill_border(Id id);
   std::byte* at(Id id) const;
 
@@ -68,11 +77,12 @@ class Program {
   int externals_ = 0, blocks_ = 0;
   Threads threads_;
   std::mutex mutex_;
-  std::map<int, Arena> arenas_;  // by batch
+  std::map<int, Layout> layouts_;  // by batch
   std::unique_ptr<std::byte, Free> memory_;
   std::size_t capacity_ = 0;
   // What it is prepared for now.
   int batch_ = 0;
+  const Layout* layout_ = nullptr;
   std::vector<Place> places_;
 };
 

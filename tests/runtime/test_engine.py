@@ -97,10 +97,21 @@ def test_one_session_serves_many_callers() -> None:
 def test_memory_is_the_least_that_can_be() -> None:
     model, shape = network("resnet20")
     engine = EngineSession(freeze(model, torch.randn(1, *shape)), 1)
-    for count in (1, 7):
+    for count in (1, 7, 100):
         memory = engine.memory(count)
         assert memory.bound <= memory.peak <= 1.05 * memory.bound
+    assert engine.memory(400).peak < 200 * engine.memory(1).peak
     assert sum(operation.weight_bytes for operation in engine.describe()) > 4 * 250_000
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_a_batch_that_goes_through_in_parts_has_the_answers_of_its_images(name: str) -> None:
+    model, shape = network(name)
+    engine = EngineSession(freeze(model, torch.randn(1, *shape)), 2)
+    x = batch_of(67 if name == "resnet20" else 5, shape)
+    parts = engine.stages[0].program.images_at_once(len(x))
+    assert len(set(parts)) > 1 and 1 <= min(parts) < max(parts) <= len(x)
+    assert np.array_equal(engine(x), np.concatenate([engine(each) for each in np.split(x, len(x))]))
 
 
 @pytest.fixture(scope="module")
