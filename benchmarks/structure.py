@@ -75,7 +75,7 @@ FIELDS_AT: dict[str, Callable[[float], dict[str, Any]]] = {
 METHODS_AT_3 = [name for name, method in METHODS.items() if method.kind in ("shrink", "rebuild", "prune")] + [
     "smartdeal"
 ]
-BEST = ("magnitude", "obd", "penni", "channels", "pattern")
+BEST = ("magnitude", "obd", "penni", "channels", "pattern", "svd")
 POINTS = [
     *(f"resnet20/{name}/3" for name in METHODS_AT_3 if name != "block_convolution"),
     "resnet20/block_convolution/1",

@@ -130,12 +130,19 @@ def finished(model: nn.Module) -> nn.Module:
     return plain.eval()
 
 
+def pretend_torchvision() -> None:
+    """AIMET names a few of its parts, none of which it uses here; there is none without CUDA for this torch."""
+    vision = sys.modules.setdefault("torchvision", types.ModuleType("torchvision"))
+    for name, parts in {"datasets": (), "transforms": ("Resize",), "ops": ("RoIPool",)}.items():
+        module = sys.modules.setdefault(f"torchvision.{name}", types.ModuleType(f"torchvision.{name}"))
+        setattr(vision, name, module)
+        for part in parts:
+            setattr(module, part, type(part, (), {}))
+
+
 def aimet_spatial_svd(model: nn.Module, dataset: Dataset, context: Context, ratio: float) -> nn.Module:
     """Spatial SVD, ranks by its greedy search over accuracy on 500 images."""
-    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms"):
-        sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules["torchvision"].datasets = sys.modules["torchvision.datasets"]
-    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]
+    pretend_torchvision()
     defs = importlib.import_module("aimet_torch.defs")
     common = importlib.import_module("aimet_torch.common.defs")
     compressor = importlib.import_module("aimet_torch.compress").ModelCompressor

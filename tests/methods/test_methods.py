@@ -135,6 +135,8 @@ class TestEveryMethod:
         nowhere = type(method)(layers=("encoder.*",))
         with pytest.raises(ModelError, match=r"no layer matches \['encoder.\*'\]; .*'3'"):
             nowhere.plan(network(), CONTEXT)
+        with pytest.raises(ModelError, match=r"none that it could take|no channels of this network"):
+            method.plan(torch.nn.ReLU(), CONTEXT)
 
     def test_stored_weights_decode_to_the_effective_ones(self, method: Method) -> None:
         model = carried_out(method, network())

@@ -113,6 +113,8 @@ class Method(ABC):
             ModelError: none does.
         """
         found = [path for path in paths if any(fnmatchcase(path, pattern) for pattern in self.layers)]
+        if not paths:
+            raise ModelError(f"{self.name}: no layer matches {list(self.layers)}: there is none that it could take")
         if not found:
             near = nearest(self.layers[0], paths)
             hint = f"the nearest are {near}" if near else f"the layers it could take are {list(paths)}"
