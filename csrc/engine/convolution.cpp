@@ -23,27 +23,29 @@ constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes +
 
 int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
-// Blocks of outputs side by side, so that a tile has the most sums.
+// Blocks of outputs side by side, so that a tile has the most sums, or not many fewer: more blocks are finished faster.
 int blocks_of_tile(std::int64_t pixels, const Primitives& primitives) {
   int wide = 1;
   std::int64_t most = 0;
   for (int blocks = 1; blocks <= widest; blocks *= 2) {
     const std::int64_t sums = blocks * std::min<std::int64_t>(pixels, primitives.tile_pixels(blocks));
-    if (sums > most) most = sums, wide = blocks;
+    if (8 * sums >= 7 * most) most = sums, wide = blocks;
   }
   return wide;
 }
 
-// Some blocks of outputs that read the same channels.
+// Some blocks of outputs that read the same channels, or each its own.
 struct Blocks {
   int first, count;
 };
 
-std::vector<Blocks> cut_outputs(const std::vector<Span>& spans, int wide) {
+std::vector<Blocks> cut_outputs(const Weights& weights, int wide) {
+  const std::vector<Span>& spans = weights.spans;
   std::vector<Blocks> tiles;
   for (int block = 0; block < int(spans.size()); block += tiles.back().count) {
     int count = wide;
-    while (block + count > int(spans.size()) || spans[block] != spans[block + count - 1]) count /= 2;
+    while (block + count > int(spans.size()) || (!weights.depthwise && spans[block] != spans[block + count - 1]))
+      count /= 2;
     tiles.push_back({block, count});
   }
   return tiles;
@@ -80,13 +82,29 @@ struct Nest {
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
   std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
   bool direct = weights.direct(pixels);
-  bool in_rows = rows_overlap() && run.primitives.row_pixels(1);
-  std::vector<Blocks> tiles = cut_outputs(weights.spans, in_rows ? widest_row : blocks_of_tile(pixels, run.primitives));
+  bool depthwise_bytes = weights.depthwise && sizeof(Input) == 1;
+  bool in_rows = depthwise_bytes ? columns_overlap() : rows_overlap() && run.primitives.row_pixels(1);
+  std::vector<Blocks> tiles = cut_outputs(weights, widest_tile());
 
   // Whether neighbouring outputs read the same inputs, and panels hold whole rows of taps.
   bool rows_overlap() const {
     return !weights.depthwise && !direct && window.stride[1] == 1 && taps_in_one == row_taps &&
            out.columns >= shortest_row && taps_in_one * in.padded_channels() * int(sizeof(Input)) <= longest_panel(true);
+  }
+
+  // The same for columns of taps, which are read one by one.
+  bool columns_overlap() const {
+    return window.size[1] == row_taps && window.dilation[1] == 1 && window.stride[1] <= 2;
+  }
+
+  int widest_tile() const {
+    return depthwise_bytes ? widest : in_rows ? widest_row : blocks_of_tile(pixels, run.primitives);
+  }
+
+  int most_pixels(int blocks) const {
+    return depthwise_bytes ? run.primitives.depthwise_pixels
+           : in_rows       ? run.primitives.row_pixels(blocks)
+                           : run.primitives.tile_pixels(blocks);
   }
 
   static constexpr int longest_panel(bool in_rows) { return in_rows ? panel_bytes * widest / widest_row : panel_bytes; }
@@ -116,9 +134,9 @@ struct Nest {
     if (epilogue.residual) residual.locate(first, count, out, added, one, 0, 0);
     const int image = int(first / (std::int64_t(out.rows) * out.columns));
     const Span span = weights.spans[blocks.first];
-    const int longest = longest_panel(in_rows) / int(sizeof(Input));
+    const int longest = weights.depthwise ? weights.taps : longest_panel(in_rows) / int(sizeof(Input));
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest);
-    const int most = in_rows ? run.primitives.row_pixels(blocks.count) : run.primitives.tile_pixels(blocks.count);
+    const int most = most_pixels(blocks.count);
     Finish<Sum> last = finishing(blocks, image);
     last.output_pixels = output.at, last.residual_pixels = residual.at;
     if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
@@ -153,8 +171,7 @@ struct Nest {
     for (int block = 0; block < blocks.count; ++block) {
       tile.start = start.data() + (blocks.first + block) * lanes;
       tile.sums = sums + block * lanes;
-      if constexpr (!std::is_same_v<Weight, std::int32_t>)  // depthwise
-        weights.product(run.primitives, blocks.first + block, tile);
+      weights.product(run.primitives, blocks.first + block, tile);
     }
     last.sums = sums, last.pixel_count = count;
     finish(last);
@@ -167,7 +184,9 @@ struct Nest {
     return {.taps = taps.data() + columns.tap,
             .tap_count = columns.taps,
             .channels = columns.channels,
+            .tap_rows = window.size[0],
             .neighbour = in_rows ? in.padded_channels() : 0,
+            .stride = window.stride[1],
             .weights = static_cast<const Weight*>(panel.data),
             .block_stride = panel.block_stride,
             .blocks = blocks.count,

@@ -21,6 +21,12 @@ struct Line {
   int count;
 };
 
+// Takes steps by value: bytes that are written could be them.
+template <class T>
+void spread(const T* from, std::ptrdiff_t from_step, T* to, std::ptrdiff_t to_step, int count) {
+  for (int i = 0; i < count; ++i, from += from_step, to += to_step) *to = *from;
+}
+
 template <class T>
 void move(const Line& line) {
   const T* from = reinterpret_cast<const T*>(line.input.data) + line.from;
@@ -28,7 +34,7 @@ void move(const Line& line) {
   if (line.from_step == 1 && line.to_step == 1)
     std::copy(from, from + line.count, to);
   else
-    for (int i = 0; i < line.count; ++i) to[i * line.to_step] = from[i * line.from_step];
+    spread(from, line.from_step, to, line.to_step, line.count);
 }
 
 template <class T>
@@ -46,7 +52,7 @@ void write(const Line& line, int first, int count, const T* values) {
   if (line.to_step == 1)
     std::copy(values, values + count, to);
   else
-    for (int i = 0; i < count; ++i) to[i * line.to_step] = values[i];
+    spread(values, 1, to, line.to_step, count);
 }
 
 // Whether there is NaN that has no code.

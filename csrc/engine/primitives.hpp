@@ -17,6 +17,7 @@ constexpr int row_taps = 3;
 //                       input[pixels[p] + taps[t] + c] * weights[b * block_stride][t][c][o]
 // Weights of one byte lie in groups of four channels, [t][c / 4][o][c % 4]: channels is then a multiple of four.
 // Depthwise, each output reads the channel of its number: input[pixels[p] + taps[t] + 16 b + o] * weights[..][t][o].
+// Weights of one byte then lie in groups of four rows of taps, [row / 4][column][o][row % 4].
 template <class Input, class Weight, class Sum>
 struct Tile {
   const Input* input = nullptr;
@@ -24,7 +25,9 @@ struct Tile {
   int pixel_count = 0;
   const std::int32_t* taps = nullptr;
   int tap_count = 0, channels = 0;
-  int neighbour = 0;  // if not 0: pixels lie so far apart, and so do row_taps taps, whose channels follow each other
+  int tap_rows = 1;   // depthwise, of bytes
+  int neighbour = 0;  // if not 0: row_taps taps lie so far apart, and pixels `stride` times as far
+  int stride = 1;     // 2 only if depthwise
   const Weight* weights = nullptr;
   std::ptrdiff_t block_stride = 0;
   int blocks = 0;
@@ -96,10 +99,11 @@ struct Primitives {
   const char* name;  // plain, avx2, avx512
   int (*tile_pixels)(int blocks);
   int (*row_pixels)(int blocks);  // where Tile::neighbour is not 0; none: there is no such kernel
+  int depthwise_pixels;           // the same for depthwise products of bytes
   void (*product_float32)(const Tile<float, float, float>&);
   void (*product_uint8)(const Tile<std::uint8_t, std::int8_t, std::int32_t>&);
   void (*depthwise_float32)(const Tile<float, float, float>&);
-  void (*depthwise_uint8)(const Tile<std::uint8_t, std::int32_t, std::int32_t>&);
+  void (*depthwise_uint8)(const ByteProduct&);
   void (*finish_float32)(const Finish<float>&);
   void (*finish_int32)(const Finish<std::int32_t>&);
   void (*lstm)(const Cell&);

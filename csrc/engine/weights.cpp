@@ -13,13 +13,24 @@ std::size_t padded_elements(const std::vector<Span>& spans, int taps) {
   return columns * lanes;
 }
 
+// Where taps are grouped, four rows of them are, with zeros below the last.
+int places(const WeightShape& shape, bool taps_in_groups) {
+  return (taps_in_groups ? (shape.rows + 3) / 4 * 4 : shape.rows) * shape.columns;
+}
+
+int place(const WeightShape& shape, bool taps_in_groups, int tap) {
+  const int row = tap / shape.columns, column = tap % shape.columns;
+  return taps_in_groups ? (row / 4 * shape.columns + column) * 4 + row % 4 : tap;
+}
+
 template <class Element>
 class Packed final : public Weights {
  public:
-  // `group` columns lie next to each other for each output.
+  // `group` columns lie next to each other for each output: channels of one tap, or taps where there is one channel.
   template <class Source>
   Packed(const Source* weights, const WeightShape& shape, Type activations, int group)
-      : data_(padded_elements(channel_spans(shape, activations), shape.rows * shape.columns)), sums_() {
+      : places_(places(shape, shape.depthwise() && group > 1)),
+        data_(padded_elements(channel_spans(shape, activations), places_)) {
     type = activations;
     depthwise = shape.depthwise();
     outputs = shape.outputs;
@@ -32,16 +43,16 @@ class Packed final : public Weights {
       starts_.push_back(start);
       for (int lane = 0; lane < lanes && block * lanes + lane < outputs; ++lane)
         pack_output(weights, shape, block, lane, group);
-      start += std::size_t(spans[block].count) * taps * lanes;
+      start += std::size_t(spans[block].count) * places_ * lanes;
     }
   }
 
   Panel panel(const Primitives&, int first_block, int, int first, int, std::byte*) const override {
     return {data_.data() + starts_[first_block] + std::size_t(first) * lanes,
-            std::ptrdiff_t(spans[first_block].count) * taps * lanes};
+            std::ptrdiff_t(spans[first_block].count) * places_ * lanes};
   }
   std::vector<std::int32_t> row_sums() const override { return sums_; }
-  std::size_t bytes_stored() const override { return padded_elements(spans, taps) * sizeof(Element); }
+  std::size_t bytes_stored() const override { return padded_elements(spans, places_) * sizeof(Element); }
   std::string kind() const override { return type == Type::float32 ? "float32" : "int8"; }
 
  private:
@@ -53,13 +64,15 @@ class Packed final : public Weights {
     Element* to = data_.data() + starts_[block] + lane * group;
     for (int input = 0; input < inputs; ++input)
       for (int tap = 0; tap < taps; ++tap) {
-        const std::size_t column = std::size_t(tap) * span.count + first + input - span.first;
+        const std::size_t column =
+            std::size_t(place(shape, depthwise && group > 1, tap)) * span.count + first + input - span.first;
         const Source weight = weights[(std::size_t(output) * inputs + input) * taps + tap];
         to[column / group * group * lanes + column % group] = weight;
         sums_[output] += std::int32_t(type == Type::uint8 ? weight : 0);
       }
   }
 
+  int places_;  // for taps
   Aligned<Element> data_;
   std::vector<std::size_t> starts_;  // of each block
   std::vector<std::int32_t> sums_;
@@ -90,7 +103,6 @@ std::unique_ptr<Weights> pack(const float* weights, const WeightShape& shape) {
 }
 
 std::unique_ptr<Weights> pack(const std::int8_t* weights, const WeightShape& shape) {
-  if (shape.depthwise()) return std::make_unique<Packed<std::int32_t>>(weights, shape, Type::uint8, 1);
   return std::make_unique<Packed<std::int8_t>>(weights, shape, Type::uint8, 4);
 }
 

@@ -36,7 +36,7 @@ class Weights {
   virtual ~Weights() = default;
   // Columns first .. first + count of some blocks that have the same span; if int8, both are multiples of 4. `room` has
   // bytes for all groups of four columns that they belong to, for those who must decode.
-  // Dense weights [column][16] of each block; [column / 4][16][4] if int8; depthwise int32 for uint8 activations.
+  // Dense weights [column][16] of each block; [column / 4][16][4] if int8; all of them, and as Tile has it, if depthwise.
   virtual Panel panel(const Primitives& primitives, int first_block, int blocks, int first, int count,
                       std::byte* room) const = 0;
   // Whether so many pixels are best multiplied by the weights as they are stored: then by `product`, without panels.

@@ -187,3 +187,24 @@ def test_the_environment_forces_a_level(level: str) -> None:
         assert done.returncode == 0, done.stderr
     else:
         assert f"DOVETAIL_ISA is vax, but this processor runs {', '.join(LEVELS)}" in done.stderr
+
+
+@each_level
+@each_type
+@pytest.mark.parametrize("channels", [5, 40, 96])
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"),
+    [
+        *[((3, 3), (1, 1), 1), ((3, 3), (2, 2), 1), ((3, 3), (1, 3), 1), ((3, 3), (1, 1), 2), ((5, 5), (2, 1), 1)],
+        *[((1, 3), (1, 1), 1), ((4, 3), (1, 2), 1), ((5, 3), (1, 1), 2), ((9, 2), (1, 1), 1), ((7, 7), (1, 1), 1)],
+    ],
+)
+def test_depthwise_windows(
+    level: str, integers: bool, channels: int, size: tuple[int, int], stride: tuple[int, int], dilation: int
+) -> None:
+    rng = np.random.default_rng(channels)
+    weights = random_weights(rng, (channels, 1, *size), integers)
+    window = Window(stride=stride, dilation=(dilation, dilation), padding=(1, 1, 1, 1), groups=channels)
+    epilogue = random_epilogue(rng, weights, output=OUTPUT if integers else None)
+    for columns in (7, 18, 31):
+        check(level, random(rng, (2, 13, columns, channels), integers), weights, window, epilogue, threads=2)

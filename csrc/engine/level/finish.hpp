@@ -104,35 +104,57 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
         store(static_cast<float*>(f.output) + at, v);
       } else {
         v = smaller(larger(v * f.inverse_scale, least), most);
-        store(static_cast<std::uint8_t*>(f.output) + at, narrow(rounded(v) + std::int32_t(f.zero)));
+        store(static_cast<std::uint8_t*>(f.output) + at, narrow(rounded(v, std::int32_t(f.zero))));
       }
     }
   }
 }
 
+inline void store_codes(std::uint8_t* to, const Int (&codes)[1]) { store(to, narrow(codes[0])); }
+inline void store_codes(std::uint8_t* to, const Int (&codes)[4]) {
+  store(to, narrow(codes[0], codes[1], codes[2], codes[3]));
+}
+
 // The same for sums of integers that become codes, with no activation but limits, which are never NaN: products with
-// scales keep their order, so that all limits are applied at once.
-template <bool adds>
-void finish_codes(const Finish<std::int32_t> f) {
-  const int outputs = f.blocks * lanes;
+// scales keep their order, so that all limits are applied at once. Some vectors of outputs, from `first` on.
+template <bool adds, int vectors>
+inline void finish_columns(const Finish<std::int32_t>& f, int first) {
   const float low = f.activation == Activation::relu && f.low < 0.0f ? 0.0f : f.low;
   const Float least = larger(constant(low * f.inverse_scale), constant(-f.zero));
   const Float most = smaller(constant(f.high * f.inverse_scale), constant(255.0f - f.zero));
-  const auto* residual = static_cast<const std::uint8_t*>(f.residual);
-  auto* output = static_cast<std::uint8_t*>(f.output);
+  // Field by field, as outputs might alias them; a copy of all would wait for what was just written.
+  const int outputs = f.blocks * lanes, pixel_count = f.pixel_count;
+  const std::int32_t *sums = f.sums + first, *output_pixels = f.output_pixels, *residual_pixels = f.residual_pixels;
+  const std::uint8_t* residual = static_cast<const std::uint8_t*>(f.residual) + first;
+  std::uint8_t* output = static_cast<std::uint8_t*>(f.output) + first;
+  const float inverse_scale = f.inverse_scale, residual_scale = f.residual_scale, residual_zero = f.residual_zero;
+  const Grid rounding = f.rounding;
   const auto zero = std::int32_t(f.zero);
-  for (int o = 0; o < outputs; o += width) {
-    const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o);
-    for (int p = 0; p < f.pixel_count; ++p) {
-      Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
+  Float scale[vectors], bias[vectors];
+  repeat<vectors>([&](auto i) {
+    scale[i] = load<Float>(f.scale + first + i * width), bias[i] = load<Float>(f.bias + first + i * width);
+  });
+  for (int p = 0; p < pixel_count; ++p, sums += outputs) {
+    Int codes[vectors];
+    repeat<vectors>([&](auto i) {
+      Float v = sum_as_float(sums + i * width) * scale[i] + bias[i];
       if constexpr (adds) {
-        if (f.rounding.scale > 0) v = on_grid(v, f.rounding);
-        v = v + (to_float(widen(load<Byte>(residual + f.residual_pixels[p] + o))) - f.residual_zero) * f.residual_scale;
+        if (rounding.scale > 0) v = on_grid(v, rounding);
+        const Float added = to_float(widen(load<Byte>(residual + residual_pixels[p] + i * width)));
+        v = v + (added - residual_zero) * residual_scale;
       }
-      v = smaller(larger(v * f.inverse_scale, least), most);
-      store(output + f.output_pixels[p] + o, narrow(rounded(v) + zero));
-    }
+      codes[i] = rounded(smaller(larger(v * inverse_scale, least), most), zero);
+    });
+    store_codes(output + output_pixels[p], codes);
   }
+}
+
+template <bool adds>
+void finish_codes(const Finish<std::int32_t>& f) {
+  const int outputs = f.blocks * lanes;
+  int o = 0;
+  for (; o + 4 * width <= outputs; o += 4 * width) finish_columns<adds, 4>(f, o);
+  for (; o < outputs; o += width) finish_columns<adds, 1>(f, o);
 }
 
 inline bool only_limits(const Finish<std::int32_t>& f) {
@@ -167,7 +189,7 @@ bool encode(const Encoding& e) {
   for (; i + width <= e.count; i += width) {
     const Float v = load<Float>(e.values + i) / e.scale;
     nan |= v != v;
-    store(e.codes + i, narrow(rounded(smaller(larger(v, least), most)) + e.zero));
+    store(e.codes + i, narrow(rounded(smaller(larger(v, least), most), e.zero)));
   }
   if (i == e.count) return any(nan);
   float rest[width] = {};

@@ -1,4 +1,5 @@
-// Batch-reduce products: a tile of sums stays in registers while it runs over taps and channels.
+// Batch-reduce products: a tile of sums stays in registers while it runs over taps and channels. There is at least one
+// of each: a loop that might not run costs copies of all sums.
 #pragma once
 #include "vector.hpp"
 
@@ -11,20 +12,6 @@ constexpr int tile_pixels(int blocks) {
   constexpr int registers = width == 16 ? 27 : 12;
   const int pixels = registers / (blocks * block_vectors), most = blocks == 1 ? 8 : 14;
   return pixels > most ? most : pixels > 0 ? pixels : 1;
-}
-
-// Calls step with 0, 1, ... n - 1, each of which is a constant: arrays so indexed lie in registers.
-template <int i>
-struct Constant {
-  constexpr operator int() const { return i; }
-};
-
-template <int n, class Step>
-[[gnu::always_inline]] inline void repeat(const Step& step) {
-  if constexpr (n > 0) {
-    repeat<n - 1>(step);
-    step(Constant<n - 1>{});
-  }
 }
 
 // The same where pixels are neighbours and rows of taps overlap, so that an input is loaded once for all taps of a row.
@@ -55,9 +42,10 @@ void product(const Tile<float, float, float>& tile) {
   Float sums[pixels][vectors];
   load_sums(sums, tile.start, tile.sums);
   const float* weights = tile.weights;
-  for (int tap = 0; tap < tile.tap_count; ++tap) {
-    const float* input = tile.input + tile.taps[tap];
-    for (int channel = 0; channel < tile.channels; ++channel, ++input, weights += lanes) {
+  int tap = 0;
+  do {
+    const float *input = tile.input + tile.taps[tap], *end = input + tile.channels;
+    do {
       Float w[vectors];
       repeat<vectors>([&](auto v) {
         w[v] = load<Float>(weights + v / block_vectors * tile.block_stride + v % block_vectors * width);
@@ -66,8 +54,9 @@ void product(const Tile<float, float, float>& tile) {
         const Float x = input[tile.pixels[p]] - Float{};
         repeat<vectors>([&](auto v) { sums[p][v] = multiply_add(x, w[v], sums[p][v]); });
       });
-    }
-  }
+      ++input, weights += lanes;
+    } while (input != end);
+  } while (++tap < tile.tap_count);
   store_sums(tile.sums, sums);
 }
 
@@ -77,9 +66,10 @@ void product(const Tile<std::uint8_t, std::int8_t, std::int32_t>& tile) {
   Int sums[pixels][vectors];
   load_sums(sums, tile.start, tile.sums);
   const std::int8_t* weights = tile.weights;
-  for (int tap = 0; tap < tile.tap_count; ++tap) {
-    const std::uint8_t* input = tile.input + tile.taps[tap];
-    for (int channel = 0; channel < tile.channels; channel += 4, input += 4, weights += 4 * lanes) {
+  int tap = 0;
+  do {
+    const std::uint8_t *input = tile.input + tile.taps[tap], *end = input + tile.channels;
+    do {
       Signed4 w[vectors];
       repeat<vectors>([&](auto v) {
         w[v] = signed4(load<Int>(weights + v / block_vectors * tile.block_stride + v % block_vectors * 4 * width));
@@ -88,8 +78,9 @@ void product(const Tile<std::uint8_t, std::int8_t, std::int32_t>& tile) {
         const Unsigned4 x = unsigned4(broadcast4(input + tile.pixels[p]));
         repeat<vectors>([&](auto v) { sums[p][v] = dot4(x, w[v], sums[p][v]); });
       });
-    }
-  }
+      input += 4, weights += 4 * lanes;
+    } while (input != end);
+  } while (++tap < tile.tap_count);
   store_sums(tile.sums, sums);
 }
 
@@ -110,9 +101,10 @@ void row_product(const Tile<Input, Weight, Sum>& tile) {
   load_sums(sums, tile.start, tile.sums);
   const std::ptrdiff_t next = tile.neighbour, next_tap = next * lanes;
   const Weight* weights = tile.weights;
-  for (int tap = 0; tap < tile.tap_count; ++tap, weights += (row_taps - 1) * next_tap) {
-    const Input* input = tile.input + tile.taps[tap] + tile.pixels[0];
-    for (int channel = 0; channel < next; channel += step, input += step, weights += step * lanes) {
+  int tap = 0;
+  do {
+    const Input *input = tile.input + tile.taps[tap] + tile.pixels[0], *end = input + next;
+    do {
       decltype(weights_of(weights)) w[row_taps][vectors];
       repeat<row_taps>([&](auto t) {
         repeat<vectors>([&](auto v) {
@@ -130,33 +122,15 @@ void row_product(const Tile<Input, Weight, Sum>& tile) {
             repeat<vectors>([&](auto v) { sums[p][v] = added(sums[p][v], x, w[t][v]); });
         });
       });
-    }
-  }
+      input += step, weights += step * lanes;
+    } while (input != end);
+    weights += (row_taps - 1) * next_tap;
+  } while (++tap < tile.tap_count);
   store_sums(tile.sums, sums);
 }
 
 inline Float as_vector(const float* from) { return load<Float>(from); }
 inline Int as_vector(const std::int32_t* from) { return load<Int>(from); }
-inline Int as_vector(const std::uint8_t* from) { return widen(load<Byte>(from)); }
-
-template <int pixels, int blocks, class Input, class Weight, class Sum>
-void depthwise(const Tile<Input, Weight, Sum>& tile) {
-  constexpr int vectors = blocks * block_vectors;
-  using Vector = decltype(as_vector(tile.start));
-  Vector sums[pixels][vectors];
-  load_sums(sums, tile.start, tile.sums);
-  const Weight* weights = tile.weights;
-  for (int tap = 0; tap < tile.tap_count; ++tap, weights += lanes) {
-    const Input* input = tile.input + tile.taps[tap];
-    repeat<vectors>([&](auto v) {
-      const Vector w = as_vector(weights + v / block_vectors * tile.block_stride + v % block_vectors * width);
-      repeat<pixels>([&](auto p) {
-        sums[p][v] = multiply_add(as_vector(input + tile.pixels[p] + v * width), w, sums[p][v]);
-      });
-    });
-  }
-  store_sums(tile.sums, sums);
-}
 
 // A run-time number of pixels and blocks finds its compiled kernel: pixels counts down to the tile's.
 struct Products {
@@ -170,13 +144,6 @@ struct RowProducts {
   template <int pixels, int blocks, class AnyTile>
   static void run(const AnyTile& tile) {
     row_product<pixels, blocks>(tile);
-  }
-};
-
-struct Depthwises {
-  template <int pixels, int blocks, class AnyTile>
-  static void run(const AnyTile& tile) {
-    depthwise<pixels, blocks>(tile);
   }
 };
 

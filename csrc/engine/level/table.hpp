@@ -1,6 +1,7 @@
 // The primitives of the level that this translation unit is compiled for.
 #pragma once
 #include "cell.hpp"
+#include "depthwise.hpp"
 #include "finish.hpp"
 #include "product.hpp"
 #include "signs.hpp"
@@ -14,10 +15,11 @@ constexpr Primitives table(const char* name) {
   return {.name = name,
           .tile_pixels = tile_pixels,
           .row_pixels = row_pixels,
+          .depthwise_pixels = depthwise_pixels,
           .product_float32 = dispatch_product<FloatProduct>,
           .product_uint8 = dispatch_product<ByteProduct>,
-          .depthwise_float32 = dispatch<Depthwises, Tile<float, float, float>>,
-          .depthwise_uint8 = dispatch<Depthwises, Tile<std::uint8_t, std::int32_t, std::int32_t>>,
+          .depthwise_float32 = dispatch<Depthwises, FloatProduct>,
+          .depthwise_uint8 = depthwise_bytes,
           .finish_float32 = finish<float>,
           .finish_int32 = finish<std::int32_t>,
           .lstm = lstm,

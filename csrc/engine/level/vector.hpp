@@ -24,6 +24,7 @@ constexpr int block_vectors = lanes / width;
 using Float = float __attribute__((vector_size(4 * width)));
 using Int = std::int32_t __attribute__((vector_size(4 * width)));
 using Byte = std::uint8_t __attribute__((vector_size(width)));
+using Bytes4 = std::uint8_t __attribute__((vector_size(4 * width)));
 
 template <class Vector, class Element>
 inline Vector load(const Element* from) {
@@ -52,6 +53,11 @@ inline Int broadcast4(const std::uint8_t* from) {
 
 inline Int widen(Byte v) { return Int(_mm512_cvtepu8_epi32(__m128i(v))); }
 inline Byte narrow(Int v) { return Byte(_mm512_cvtepi32_epi8(__m512i(v))); }  // of 0 .. 255
+inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
+  const __m512i first = _mm512_packs_epi32(__m512i(a), __m512i(b)), second = _mm512_packs_epi32(__m512i(c), __m512i(d));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return Bytes4(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)));
+}
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm512_fmadd_ps(a, b, sum)); }
 inline Float square_root(Float v) { return Float(_mm512_sqrt_ps(__m512(v))); }
 // a in 0 .. 255, b in -32768 .. 32767
@@ -70,6 +76,13 @@ inline Int dot4(Unsigned4 a, Signed4 b, Int sum) {
 }
 inline Unsigned4 unsigned4(Int v) { return {v}; }
 inline Signed4 signed4(Int v) { return {v}; }
+// In every lane a byte of each.
+inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
+  const auto at = [](const std::uint8_t* from) { return reinterpret_cast<const __m128i*>(from); };
+  const __m256i first = _mm256_loadu2_m128i(at(b), at(a)), last = _mm256_loadu2_m128i(at(d), at(c));
+  const Int lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, order = lane * 0x01010101 + 0x50401000;
+  return Int(_mm512_permutex2var_epi8(_mm512_castsi256_si512(first), __m512i(order), _mm512_castsi256_si512(last)));
+}
 
 #elif defined(__AVX2__)
 
@@ -77,6 +90,11 @@ inline Int widen(Byte v) { return Int(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(__b
 inline Byte narrow(Int v) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(__m256i(v)), _mm256_extracti128_si256(__m256i(v), 1));
   return __builtin_bit_cast(Byte, _mm_cvtsi128_si64(_mm_packus_epi16(words, words)));
+}
+inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
+  const __m256i first = _mm256_packs_epi32(__m256i(a), __m256i(b)), second = _mm256_packs_epi32(__m256i(c), __m256i(d));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return Bytes4(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order));
 }
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm256_fmadd_ps(a, b, sum)); }
 inline Float square_root(Float v) { return Float(_mm256_sqrt_ps(__m256(v))); }
@@ -97,10 +115,20 @@ inline Signed4 signed4(Int v) {
   return {Int(_mm256_srai_epi16(_mm256_slli_epi16(__m256i(v), 8), 8)), Int(_mm256_srai_epi16(__m256i(v), 8))};
 }
 
+inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
+  const auto eight = [](const std::uint8_t* from) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)); };
+  const __m128i first = _mm_unpacklo_epi8(eight(a), eight(b)), last = _mm_unpacklo_epi8(eight(c), eight(d));
+  return Int(_mm256_set_m128i(_mm_unpackhi_epi16(first, last), _mm_unpacklo_epi16(first, last)));
+}
+
 #else
 
 inline Int widen(Byte v) { return __builtin_convertvector(v, Int); }
 inline Byte narrow(Int v) { return __builtin_convertvector(v, Byte); }
+inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
+  const Byte four[] = {narrow(a), narrow(b), narrow(c), narrow(d)};
+  return __builtin_bit_cast(Bytes4, four);
+}
 inline Float multiply_add(Float a, Float b, Float sum) { return a * b + sum; }
 inline Float square_root(Float v) {
   for (int i = 0; i < width; ++i) v[i] = __builtin_sqrtf(v[i]);
@@ -114,10 +142,27 @@ using Unsigned4 = Signed4;
 inline Int dot4(Unsigned4 a, Signed4 b, Int sum) {
   return sum + a.v[0] * b.v[0] + a.v[1] * b.v[1] + a.v[2] * b.v[2] + a.v[3] * b.v[3];
 }
+inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
+  return widen(load<Byte>(a)) | widen(load<Byte>(b)) << 8 | widen(load<Byte>(c)) << 16 | widen(load<Byte>(d)) << 24;
+}
 inline Unsigned4 unsigned4(Int v) { return {{v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255}}; }
 inline Signed4 signed4(Int v) { return {{(v << 24) >> 24, (v << 16) >> 24, (v << 8) >> 24, v >> 24}}; }
 
 #endif
+
+// Calls step with 0, 1, ... n - 1, each of which is a constant: arrays so indexed lie in registers.
+template <int i>
+struct Constant {
+  constexpr operator int() const { return i; }
+};
+
+template <int n, class Step>
+[[gnu::always_inline]] inline void repeat(const Step& step) {
+  if constexpr (n > 0) {
+    repeat<n - 1>(step);
+    step(Constant<n - 1>{});
+  }
+}
 
 inline bool any(Int v) {
   std::int32_t all = 0;
@@ -128,10 +173,10 @@ inline bool any(Int v) {
 // Where a number is missing (NaN), the second.
 inline Float larger(Float a, Float b) { return a > b ? a : b; }
 inline Float smaller(Float a, Float b) { return a < b ? a : b; }
-// To even; |v| <= 2 ** 22.
-inline Int rounded(Float v) {
+// To even, and added to; |v| <= 2 ** 22.
+inline Int rounded(Float v, std::int32_t added = 0) {
   constexpr float magic = 12582912.0f;  // 1.5 * 2 ** 23: its last bit counts ones
-  return bits(v + magic) - __builtin_bit_cast(std::int32_t, magic);
+  return bits(v + magic) + (added - __builtin_bit_cast(std::int32_t, magic));
 }
 
 }  // namespace
