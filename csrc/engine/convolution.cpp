@@ -15,6 +15,8 @@ namespace {
 constexpr int panel_bytes = 1024;  // of weights for one output; longer panels gain little
 constexpr int widest = 4;          // blocks of a tile
 constexpr int widest_row = 2;      // the same where windows overlap: panels are longer by as much
+constexpr int small_columns = 8;   // of an image with many of its taps on the border
+constexpr int long_row = 512;      // of taps and channels: sums of shorter ones are not worth putting aside for the next
 constexpr int shortest_row = 6;    // of outputs: in tiles of fewer pixels sums wait for each other
 constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
@@ -67,11 +69,24 @@ std::vector<Columns> cut_columns(int taps, int channels, int at_most) {
   return panels;
 }
 
+// The taps of a row or column that lie inside of the image, for every output; one, where none does.
+std::vector<Range> taps_inside(const Window& window, int dimension, int outputs, int extent) {
+  const int size = window.size[dimension], step = window.dilation[dimension];
+  std::vector<Range> inside;
+  for (int output = 0; output < outputs; ++output) {
+    const int at = output * window.stride[dimension] - window.padding[dimension];
+    const int first = std::clamp((step - 1 - at) / step, 0, size - 1);
+    inside.push_back({first, std::clamp((extent - at + step - 1) / step, first + 1, size)});
+  }
+  return inside;
+}
+
 // What all threads share while a convolution runs.
 template <class Input, class Weight, class Sum>
 struct Nest {
   const Run& run;
   const Window& window;
+  const std::vector<Range> (&inside)[2];
   const Weights& weights;
   const Epilogue& epilogue;
   const std::vector<std::int32_t>& taps;
@@ -80,15 +95,28 @@ struct Nest {
   void (*product)(const Tile<Input, Weight, Sum>&);
   void (*finish)(const Finish<Sum>&);
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
-  std::int64_t pixels = std::int64_t(run.batch) * out.rows * out.columns;
-  bool direct = weights.direct(pixels);
+  std::int64_t pixel_count = std::int64_t(run.batch) * out.rows * out.columns;
+  bool direct = weights.direct(pixel_count);
   bool depthwise_bytes = weights.depthwise && sizeof(Input) == 1;
+  bool border_is_nothing = !weights.depthwise && !direct && (in.type == Type::float32 || in.zero == 0);
+  Pixels pixels{run.batch, out.rows, out.columns, border_is_nothing && worth_going_across()};
   bool in_rows = depthwise_bytes ? columns_overlap() : rows_overlap() && run.primitives.row_pixels(1);
+  bool side_by_side = in_rows || pixels.across;
+  bool clipped = border_is_nothing && side_by_side;
   std::vector<Blocks> tiles = cut_outputs(weights, widest_tile());
+
+  // The smaller images are, the more of their taps lie on the border.
+  bool worth_going_across() const {
+    const std::int64_t elements = std::max({in.image_elements(), out.image_elements(), added.image_elements()});
+    return window.size[1] > 1 && taps_in_one == window.size[1] && taps_in_one * in.padded_channels() >= long_row &&
+           (window.padding[0] || window.padding[1]) && out.columns <= small_columns &&
+           run.batch >= run.primitives.tile_pixels(widest) &&
+           elements * run.batch <= std::numeric_limits<std::int32_t>::max();
+  }
 
   // Whether neighbouring outputs read the same inputs, and panels hold whole rows of taps.
   bool rows_overlap() const {
-    return !weights.depthwise && !direct && window.stride[1] == 1 && taps_in_one == row_taps &&
+    return !weights.depthwise && !direct && !pixels.across && window.stride[1] == 1 && taps_in_one == row_taps &&
            out.columns >= shortest_row && taps_in_one * in.padded_channels() * int(sizeof(Input)) <= longest_panel(true);
   }
 
@@ -98,7 +126,7 @@ struct Nest {
   }
 
   int widest_tile() const {
-    return depthwise_bytes ? widest : in_rows ? widest_row : blocks_of_tile(pixels, run.primitives);
+    return depthwise_bytes ? widest : in_rows ? widest_row : blocks_of_tile(pixel_count, run.primitives);
   }
 
   int most_pixels(int blocks) const {
@@ -107,12 +135,17 @@ struct Nest {
                            : run.primitives.tile_pixels(blocks);
   }
 
+  // Columns of a panel. Across images, each has one row of taps, of which some may be left out.
+  int longest_panel(const Span& span) const {
+    const int most = longest_panel(in_rows) / int(sizeof(Input)), row = span.count * taps_in_one;
+    return weights.depthwise ? weights.taps : pixels.across ? std::min(most, row) : most;
+  }
   static constexpr int longest_panel(bool in_rows) { return in_rows ? panel_bytes * widest / widest_row : panel_bytes; }
 
   // Chunks of pixels, so that all threads have as many items.
   int chunks(int threads) const {
     const int equal = threads / std::gcd(int(tiles.size()), threads);
-    return int(std::min<std::int64_t>(pixels, std::int64_t(divide_up(pixels, chunk_pixels * equal)) * equal));
+    return int(std::min<std::int64_t>(pixel_count, std::int64_t(divide_up(pixel_count, chunk_pixels * equal)) * equal));
   }
 
   void run_thread(int thread, int threads) const {
@@ -120,8 +153,8 @@ struct Nest {
     const std::int64_t items = chunks * std::int64_t(tiles.size());
     std::byte* scratch = run.scratch + thread * scratch_of_thread;
     for (std::int64_t item = items * thread / threads; item < items * (thread + 1) / threads; ++item) {
-      const std::int64_t chunk = item % chunks, first = pixels * chunk / chunks;
-      run_chunk(tiles[item / chunks], first, int(pixels * (chunk + 1) / chunks - first), scratch);
+      const std::int64_t chunk = item % chunks, first = pixel_count * chunk / chunks;
+      run_chunk(tiles[item / chunks], first, int(pixel_count * (chunk + 1) / chunks - first), scratch);
     }
   }
 
@@ -129,32 +162,56 @@ struct Nest {
   void run_chunk(const Blocks& blocks, std::int64_t first, int count, std::byte* scratch) const {
     constexpr int one[2] = {1, 1};
     Offsets input, output, residual;
-    input.locate(first, count, out, in, window.stride, -window.padding[0], -window.padding[1]);
-    output.locate(first, count, out, out, one, 0, 0);
-    if (epilogue.residual) residual.locate(first, count, out, added, one, 0, 0);
-    const int image = int(first / (std::int64_t(out.rows) * out.columns));
+    input.locate(first, count, pixels, in, window.stride, -window.padding[0], -window.padding[1]);
+    output.locate(first, count, pixels, out, one, 0, 0);
+    if (epilogue.residual) residual.locate(first, count, pixels, added, one, 0, 0);
+    const int image = pixels.first_image(first);
     const Span span = weights.spans[blocks.first];
-    const int longest = weights.depthwise ? weights.taps : longest_panel(in_rows) / int(sizeof(Input));
-    const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest);
+    const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest_panel(span));
     const int most = most_pixels(blocks.count);
     Finish<Sum> last = finishing(blocks, image);
     last.output_pixels = output.at, last.residual_pixels = residual.at;
     if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
     for (const Columns& columns : panels) {
-      Tile<Input, Weight, Sum> tile = panel_tile(blocks, span, columns, scratch + sums_bytes);
-      tile.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
-      for (int p = 0; p < count; p += tile.pixel_count) {
-        const int rest = in_rows ? std::min(count - p, out.columns - int((first + p) % out.columns)) : count - p;
+      Tile<Input, Weight, Sum> whole = panel_tile(blocks, span, columns, scratch + sums_bytes);
+      whole.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
+      Pixels::At at = pixels.at(first);
+      for (int p = 0; p < count;) {
+        const int rest = side_by_side ? std::min(count - p, pixels.run(at)) : count - p;
+        Tile<Input, Weight, Sum> tile = whole;
         tile.pixels = input.at + p, tile.pixel_count = divide_up(rest, divide_up(rest, most));
         // Where one panel is all there is, sums need not be kept.
         tile.sums = reinterpret_cast<Sum*>(scratch) + (panels.size() > 1 ? p * blocks.count * lanes : 0);
-        product(tile);
-        if (&columns != &panels.back()) continue;
-        last.sums = tile.sums, last.pixel_count = tile.pixel_count;
-        last.output_pixels = output.at + p, last.residual_pixels = residual.at + p;
-        finish(last);
+        if (!clipped || clip(tile, columns, at, blocks)) product(tile);
+        if (&columns == &panels.back()) {
+          last.sums = tile.sums, last.pixel_count = tile.pixel_count;
+          last.output_pixels = output.at + p, last.residual_pixels = residual.at + p;
+          finish(last);
+        }
+        p += tile.pixel_count;
+        if (side_by_side) pixels.skip(at, tile.pixel_count);
       }
     }
+  }
+
+  // Leaves out what lies on the border for these pixels, which are in one row or at one place; false if that is all.
+  bool clip(Tile<Input, Weight, Sum>& tile, const Columns& columns, const Pixels::At& at, const Blocks& blocks) const {
+    const Range rows = inside[0][at.row], taps = Range{columns.tap, columns.tap + columns.taps}.within(rows);
+    if (taps.empty()) return false;
+    tile.taps += taps.first - columns.tap, tile.tap_count = taps.end - taps.first;
+    tile.weights += std::ptrdiff_t(taps.first - columns.tap) * columns.channels * lanes;
+    bool begins = taps.first == rows.first && columns.channel == 0;
+    if (pixels.across) {
+      const int channels = in.padded_channels();
+      const Range wanted{inside[1][at.column].first * channels, inside[1][at.column].end * channels};
+      const Range found = Range{columns.channel, columns.channel + columns.channels}.within(wanted);
+      if (found.empty()) return false;
+      tile.input += found.first - columns.channel, tile.channels = found.end - found.first;
+      tile.weights += std::ptrdiff_t(found.first - columns.channel) * lanes;
+      begins = taps.first == rows.first && found.first == wanted.first;
+    }
+    tile.start = begins ? start.data() + blocks.first * lanes : nullptr;
+    return true;
   }
 
   // The same straight from the stored weights.
@@ -250,6 +307,8 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
                          Epilogue epilogue)
     : window_(window), weights_(std::move(weights)), epilogue_(std::move(epilogue)) {
   check_window(window_, input, output);
+  inside_[0] = taps_inside(window_, 0, output.rows, input.rows);
+  inside_[1] = taps_inside(window_, 1, output.columns, input.columns);
   check_offsets(input, output);
   check_offsets(output, output);
   check(!output.external, "the output must have padded channels");
@@ -286,7 +345,8 @@ std::string Convolution::kernel() const {
 template <class Input, class Weight, class Sum>
 void Convolution::run_nest(const Run& run, const std::vector<Sum>& start,
                            void (*product)(const Tile<Input, Weight, Sum>&), void (*finish)(const Finish<Sum>&)) const {
-  const Nest<Input, Weight, Sum> nest{run, window_, *weights_, epilogue_, taps_, taps_in_one_, start, product, finish};
+  const Nest<Input, Weight, Sum> nest{run, window_, inside_, *weights_, epilogue_, taps_, taps_in_one_, start, product,
+                                      finish};
   if (run.batch * multiplications_ * int(sizeof(Input)) < worth_threads) return nest.run_thread(0, 1);
   run.threads.each([&](int thread) { nest.run_thread(thread, run.threads.size()); });
 }

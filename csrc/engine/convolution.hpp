@@ -1,5 +1,6 @@
 // Convolutions and matrix products, straight on the activations: no matrix of patches is made.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,6 +15,12 @@ namespace dovetail::engine {
 // the border of the input is as wide as the largest of all four sides.
 struct Window {
   int size[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1}, padding[2] = {0, 0};
+};
+
+struct Range {
+  int first, end;
+  bool empty() const { return first >= end; }
+  Range within(const Range& other) const { return {std::max(first, other.first), std::min(end, other.end)}; }
 };
 
 // reads = {input} or {input, residual}; writes = {output}. A matrix product of a sequence or a batch of vectors is a
@@ -34,6 +41,7 @@ class Convolution : public Operation {
                 void (*finish)(const Finish<Sum>&)) const;
 
   Window window_;
+  std::vector<Range> inside_[2];          // taps inside of the image for every row of outputs, for every column
   std::unique_ptr<Weights> weights_;
   Epilogue epilogue_;
   std::vector<std::int32_t> taps_;        // offsets in elements from the window's first pixel

@@ -9,22 +9,52 @@ namespace dovetail::engine {
 
 constexpr int chunk_pixels = 224;  // at most: the sums of so many pixels stay in the first cache
 
-// Offsets in elements from the pixel (0, 0) of the first pixel's image. Pixels are counted over all images of a batch.
+// The pixels of a batch, counted image by image; or `across` them, place by place, so that neighbours have the same
+// place.
+struct Pixels {
+  int batch, rows, columns;
+  bool across = false;
+
+  struct At {
+    int image, row, column;
+  };
+
+  std::int64_t count() const { return std::int64_t(batch) * rows * columns; }
+  At at(std::int64_t pixel) const {
+    const int inner = across ? batch : rows * columns, outer = int(pixel / inner), rest = int(pixel % inner);
+    return across ? At{rest, outer / columns, outer % columns} : At{outer, rest / columns, rest % columns};
+  }
+  // How many follow in the same row, or at the same place, this one included.
+  int run(const At& at) const { return across ? batch - at.image : columns - at.column; }
+  // As many, or fewer, later.
+  void skip(At& at, int count) const {
+    across ? at.image += count : at.column += count;
+    if (across && at.image == batch) at.image = 0, ++at.column;
+    if (at.column == columns) at.column = 0, ++at.row;
+    if (at.row == rows && !across) at.row = 0, ++at.image;
+  }
+  // Offsets are counted from here.
+  int first_image(std::int64_t pixel) const { return across ? 0 : at(pixel).image; }
+};
+
+// Offsets in elements from the pixel (0, 0) of the first pixel's image.
 struct Offsets {
   std::int32_t at[chunk_pixels];
 
-  // Of `count` pixels of images like `pixels`, from `first` on; their places in `tensor` are as far apart as `stride`
-  // says, the first at (row, column).
-  void locate(std::int64_t first, int count, const Tensor& pixels, const Tensor& tensor, const int (&stride)[2],
+  // Of `count` pixels, from `first` on; their places in `tensor` are as far apart as `stride` says, the first at (row,
+  // column).
+  void locate(std::int64_t first, int count, const Pixels& pixels, const Tensor& tensor, const int (&stride)[2],
               int row, int column) {
-    const std::int64_t image_pixels = std::int64_t(pixels.rows) * pixels.columns;
-    const int step = stride[1] * tensor.padded_channels();
-    int y = int(first % image_pixels) / pixels.columns, x = int(first % pixels.columns), image = 0;
-    for (int p = 0; p < count; x = 0) {
-      const int end = std::min(count, p + pixels.columns - x);
-      std::ptrdiff_t offset = tensor.at(image, y * stride[0] + row, x * stride[1] + column) - tensor.at(0, 0, 0);
+    const std::ptrdiff_t step = pixels.across ? tensor.image_elements() : stride[1] * tensor.padded_channels();
+    Pixels::At pixel = pixels.at(first);
+    const int start = pixels.first_image(first);
+    for (int p = 0, run = 0; p < count; pixels.skip(pixel, run)) {
+      run = pixels.run(pixel);
+      const int end = std::min(count, p + run);
+      std::ptrdiff_t offset =
+          tensor.at(pixel.image - start, pixel.row * stride[0] + row, pixel.column * stride[1] + column) -
+          tensor.at(0, 0, 0);
       for (; p < end; ++p, offset += step) at[p] = std::int32_t(offset);
-      if (++y == pixels.rows) y = 0, ++image;
     }
   }
 };

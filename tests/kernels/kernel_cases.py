@@ -11,6 +11,7 @@ from dovetail.kernels.epilogue import Codes, Epilogue
 
 LEVELS = _native.levels()
 INPUT, RESIDUAL, OUTPUT, ROUNDING = Codes(0.02, 7), Codes(0.03, 100), Codes(0.05, 30), Codes(0.04, 90)
+POSITIVE = Codes(0.02, 0)  # as after ReLU: a border adds nothing to sums
 
 
 def random(rng: np.random.Generator, shape: tuple[int, ...], integers: bool) -> NDArray[Any]:
@@ -41,9 +42,15 @@ def agree(expected: NDArray[Any], found: NDArray[Any], *, exact: bool, columns: 
 
 
 def check(
-    level: str, x: NDArray[Any], weights: NDArray[Any], window: Window, epilogue: Epilogue, threads: int = 1
+    level: str,
+    x: NDArray[Any],
+    weights: NDArray[Any],
+    window: Window,
+    epilogue: Epilogue,
+    threads: int = 1,
+    codes: Codes | None = INPUT,
 ) -> None:
-    codes = INPUT if x.dtype == np.uint8 else None
+    codes = codes if x.dtype == np.uint8 else None
     expected = convolution(x, weights, window, epilogue, codes)
     layer = Convolution(x.shape, weights, window, epilogue, codes, level=level, threads=threads)
     found = layer(x)

@@ -15,7 +15,18 @@ from dovetail.errors import DovetailError
 from dovetail.kernels.convolution import Convolution, Window, convolution
 from dovetail.kernels.epilogue import ACTIVATIONS, Codes, Epilogue
 
-from .kernel_cases import INPUT, LEVELS, OUTPUT, RESIDUAL, ROUNDING, check, random, random_epilogue, random_weights
+from .kernel_cases import (
+    INPUT,
+    LEVELS,
+    OUTPUT,
+    POSITIVE,
+    RESIDUAL,
+    ROUNDING,
+    check,
+    random,
+    random_epilogue,
+    random_weights,
+)
 
 each_level = pytest.mark.parametrize("level", LEVELS)
 each_type = pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
@@ -208,3 +219,26 @@ def test_depthwise_windows(
     epilogue = random_epilogue(rng, weights, output=OUTPUT if integers else None)
     for columns in (7, 18, 31):
         check(level, random(rng, (2, 13, columns, channels), integers), weights, window, epilogue, threads=2)
+
+
+@each_level
+@each_type
+@pytest.mark.parametrize("channels", [16, 176, 400])
+@pytest.mark.parametrize("columns", [1, 2, 5, 8, 11])
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window(padding=(1, 1, 1, 1)),
+        Window(padding=(1, 0, 1, 2), stride=(2, 2)),
+        Window(padding=(2, 1, 2, 1), dilation=(2, 1)),
+        Window(padding=(4, 1, 4, 2)),
+    ],
+    ids=["around", "stride", "dilation", "far"],
+)
+def test_borders_that_add_nothing(level: str, integers: bool, channels: int, columns: int, window: Window) -> None:
+    rng = np.random.default_rng(columns)
+    weights = random_weights(rng, (70, channels, 3, 3), integers)
+    x = random(rng, (9, 5, columns + 1, channels), integers)
+    shape = (len(x), *window.output_size(x.shape[1:3], (3, 3)), 70)
+    epilogue = random_epilogue(rng, weights, residual=random(rng, shape, False))
+    check(level, x, weights, window, epilogue, threads=2, codes=POSITIVE)
