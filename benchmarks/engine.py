@@ -3,10 +3,10 @@
     python benchmarks/engine.py [NETWORK/ARITHMETIC/BATCH ...] [--threads 1] [--rounds 15] [--python RUNTIME=PATH]
         [--list]
 
-NETWORK: a built-in one, with its own weights, the given ones, or random ones (which cost as much). float32, or int8:
-weights for each output and what layers read, in ranges seen on noise; every runtime gets the same integers. FILE.dvt in
-NETWORK's place takes a compressed network; its peers run what it becomes as standard ONNX. DeepSparse wants Python 3.11
-and packages older than ours: an environment of its own, named by --python deepsparse=PATH.
+NETWORK: a built-in one, or minilm (minilm.py), with its own weights, the given ones, or random ones (which cost as
+much). float32, or int8: weights for each output and what layers read, in ranges seen on noise; every runtime gets the
+same integers. FILE.dvt in NETWORK's place takes a compressed network; its peers run what it becomes as standard ONNX.
+DeepSparse wants Python 3.11 and packages older than ours: an environment of its own, named by --python deepsparse=PATH.
 
 Every runtime is a process of its own (engine_worker.py) on the same number of threads. Answers are compared with the
 engine's first, within a thousandth of the largest in floats and a twentieth in integers; one that differs is not
@@ -34,6 +34,7 @@ import numpy as np
 import onnx
 import torch
 from engine_worker import OPENINGS
+from minilm import LENGTH, WIDTH, minilm
 from records import Rows, given, record, recorded
 from rich.console import Console
 
@@ -48,7 +49,10 @@ from dovetail.targets.timing import machine
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 FILES = Path(__file__).parents[1] / "out" / "engine"
-NETWORKS = ("lenet_300_100", "lenet5", "resnet20", "resnet56", "vgg16_cifar", "mobilenet_v2", "resnet50", "alexnet")
+NETWORKS = (
+    *("lenet_300_100", "lenet5", "resnet20", "resnet56", "vgg16_cifar"),
+    *("mobilenet_v2", "resnet50", "alexnet", "minilm"),
+)
 TRAINED = ("resnet20", "resnet56")
 CASES = [f"{network}/{kind}/{batch}" for network in NETWORKS for kind in ("float32", "int8") for batch in (1, 32)]
 BURST = 0.05
@@ -97,14 +101,17 @@ def files(network: str, kind: str) -> tuple[Path, Path]:
 
 def make(network: str, kind: str) -> Artefact:
     torch.manual_seed(0)
-    loaded = load_model(network)
-    module = given(network) if network in TRAINED else loaded.module.eval()
-    assert loaded.input_shape is not None
+    if network == "minilm":
+        module, shape = minilm().eval(), (LENGTH, WIDTH)
+    else:
+        loaded = load_model(network)
+        module, shape = given(network) if network in TRAINED else loaded.module.eval(), loaded.input_shape
+    assert shape is not None
     if kind == "int8":
         method = Ptq(calibration="min_max", equalize=False, bias_correction=False, renormalize=False)
         recipe = Recipe(name="int8", steps=(RecipeStep(method=method),))
-        module = preview(module, load_dataset("noise", loaded.input_shape), recipe).model.eval()
-    return freeze(module, torch.randn(2, *loaded.input_shape))
+        module = preview(module, load_dataset("noise", shape), recipe).model.eval()
+    return freeze(module, torch.randn(2, *shape))
 
 
 def run(case: str, threads: int, rounds: int, pythons: dict[str, str]) -> dict[str, Any]:

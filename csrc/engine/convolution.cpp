@@ -16,7 +16,7 @@ constexpr int panel_bytes = 1024;  // of weights for one output; longer panels g
 constexpr int widest = 4;          // blocks of a tile
 constexpr int widest_row = 2;      // the same where windows overlap: panels are longer by as much
 constexpr int small_columns = 8;   // of an image with many of its taps on the border
-constexpr int long_row = 512;      // of taps and channels: sums of shorter ones are not worth putting aside for the next
+constexpr int long_row = 512;      // taps times channels: after shorter ones it does not pay to put sums aside
 constexpr int shortest_row = 6;    // of outputs: in tiles of fewer pixels sums wait for each other
 constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
@@ -99,7 +99,7 @@ struct Nest {
   bool direct = weights.direct(pixel_count);
   bool depthwise_bytes = weights.depthwise && sizeof(Input) == 1;
   bool border_is_nothing = !weights.depthwise && !direct && (in.type == Type::float32 || in.zero == 0);
-  Pixels pixels{run.batch, out.rows, out.columns, border_is_nothing && worth_going_across()};
+  PixelOrder pixels{run.batch, out.rows, out.columns, border_is_nothing && worth_going_across()};
   bool in_rows = depthwise_bytes ? columns_overlap() : rows_overlap() && run.primitives.row_pixels(1);
   bool side_by_side = in_rows || pixels.across;
   bool clipped = border_is_nothing && side_by_side;
@@ -175,7 +175,7 @@ struct Nest {
     for (const Columns& columns : panels) {
       Tile<Input, Weight, Sum> whole = panel_tile(blocks, span, columns, scratch + sums_bytes);
       whole.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
-      Pixels::At at = pixels.at(first);
+      PixelOrder::At at = pixels.at(first);
       for (int p = 0; p < count;) {
         const int rest = side_by_side ? std::min(count - p, pixels.run(at)) : count - p;
         Tile<Input, Weight, Sum> tile = whole;
@@ -195,7 +195,8 @@ struct Nest {
   }
 
   // Leaves out what lies on the border for these pixels, which are in one row or at one place; false if that is all.
-  bool clip(Tile<Input, Weight, Sum>& tile, const Columns& columns, const Pixels::At& at, const Blocks& blocks) const {
+  bool clip(Tile<Input, Weight, Sum>& tile, const Columns& columns, const PixelOrder::At& at,
+            const Blocks& blocks) const {
     const Range rows = inside[0][at.row], taps = Range{columns.tap, columns.tap + columns.taps}.within(rows);
     if (taps.empty()) return false;
     tile.taps += taps.first - columns.tap, tile.tap_count = taps.end - taps.first;

@@ -17,6 +17,7 @@ class Normalise : public Operation {
  private:
   Kind kind_;
   float epsilon_;
+  int at_once_;  // pixels
   Epilogue epilogue_;
 };
 

@@ -11,7 +11,7 @@ constexpr int chunk_pixels = 224;  // at most: the sums of so many pixels stay i
 
 // The pixels of a batch, counted image by image; or `across` them, place by place, so that neighbours have the same
 // place.
-struct Pixels {
+struct PixelOrder {
   int batch, rows, columns;
   bool across = false;
 
@@ -43,10 +43,10 @@ struct Offsets {
 
   // Of `count` pixels, from `first` on; their places in `tensor` are as far apart as `stride` says, the first at (row,
   // column).
-  void locate(std::int64_t first, int count, const Pixels& pixels, const Tensor& tensor, const int (&stride)[2],
+  void locate(std::int64_t first, int count, const PixelOrder& pixels, const Tensor& tensor, const int (&stride)[2],
               int row, int column) {
     const std::ptrdiff_t step = pixels.across ? tensor.image_elements() : stride[1] * tensor.padded_channels();
-    Pixels::At pixel = pixels.at(first);
+    PixelOrder::At pixel = pixels.at(first);
     const int start = pixels.first_image(first);
     for (int p = 0, run = 0; p < count; pixels.skip(pixel, run)) {
       run = pixels.run(pixel);

@@ -86,6 +86,15 @@ struct Cell {
   float *c, *h, *reset;
 };
 
+// The channels of a pixel, times `unit`, normalised: `result` has room for all padded ones.
+struct Normalised {
+  const float* values;
+  float unit;
+  int channels, padded;
+  float epsilon;  // added to the variance
+  float* result;
+};
+
 // Values become codes: divided by `scale`, as ONNX says, limited, rounded to even, and `zero` added.
 struct Encoding {
   const float* values;
@@ -106,6 +115,8 @@ struct Primitives {
   void (*depthwise_uint8)(const ByteProduct&);
   void (*finish_float32)(const Finish<float>&);
   void (*finish_int32)(const Finish<std::int32_t>&);
+  void (*layer)(const Normalised&);
+  void (*softmax)(const Normalised&);
   void (*lstm)(const Cell&);
   void (*gru_reset)(const Cell&);  // reset = r * h
   void (*gru)(const Cell&);

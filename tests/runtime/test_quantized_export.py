@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
-from tests.runtime.quantised_networks import X, chain, frozen, quantise, residual
+from tests.runtime.quantised_networks import Attention, X, chain, frozen, quantise, residual
 from torch import nn
 
 from dovetail.errors import ArtefactError
@@ -23,6 +23,7 @@ from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, Session, assemble, export_onnx, to_qdq
 from dovetail.runtime.constants import OpenModel
 from dovetail.runtime.editing import Editor
+from dovetail.runtime.engine import EngineSession
 from dovetail.runtime.grids import find_roundings, weight_codes
 from dovetail.runtime.qdq import INT4
 
@@ -83,6 +84,21 @@ class TestTheWholeNetwork:
         found = operators(tmp_path / "optimised.onnx")
         assert found["QLinearConv"] + found["QGemm"] == len(names)
         assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Add", "Mul"} & set(found)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_linear_layers_on_sequences_are_integers_too(bits: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    artefact = frozen(quantise(Attention().eval(), bits))
+    exported, names = to_qdq(artefact)
+    assert names == ["first.weight", "both.weight", "last.weight"]
+    onnx.checker.check_model(exported, full_check=True)
+    found = run(exported, X.numpy(), tmp_path / "optimised.onnx")
+    np.testing.assert_allclose(found, Session(artefact)(X.numpy()), atol=0.01)
+    assert operators(tmp_path / "optimised.onnx")["MatMulIntegerToFloat"] == len(names)
+    session = EngineSession(artefact, 1)
+    assert sum("int8" in operation.kernel for operation in session.describe()) == len(names)
+    np.testing.assert_allclose(session(X.numpy()), found, atol=0.01)
 
 
 def test_sums_are_fused_where_all_is_quantised(tmp_path: Path) -> None:

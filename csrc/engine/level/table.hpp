@@ -3,6 +3,7 @@
 #include "cell.hpp"
 #include "depthwise.hpp"
 #include "finish.hpp"
+#include "normalise.hpp"
 #include "product.hpp"
 #include "signs.hpp"
 #include "slots.hpp"
@@ -22,6 +23,8 @@ constexpr Primitives table(const char* name) {
           .depthwise_uint8 = depthwise_bytes,
           .finish_float32 = finish<float>,
           .finish_int32 = finish<std::int32_t>,
+          .layer = layer,
+          .softmax = softmax,
           .lstm = lstm,
           .gru_reset = gru_reset,
           .gru = gru,

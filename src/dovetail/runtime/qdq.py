@@ -200,6 +200,8 @@ class _Rewriter:
 
         A factor and a shift for each output (a batch normalisation's) become part of the scales and the bias.
         """
+        if node.op_type == "MatMul":
+            return self.matrix(node)
         if not _is_layer(node) or node.input[0] not in self.grids or node.input[1] not in self.artefact.tensors:
             return None
         name = str(node.input[1])
@@ -218,6 +220,25 @@ class _Rewriter:
         self.editor.feed(node, [*inputs, *node.input[len(inputs) :]])
         if end != node.output[0]:
             self.editor.replace(end, node.output[0])
+        return name
+
+    def matrix(self, node: NodeProto) -> str | None:
+        """The same of a linear layer on sequences: a product by a transposed weight, whose bias is added afterwards."""
+        turned = self.editor.producer(node.input[1])
+        if turned is None or turned.op_type != "Transpose" or list(attribute(turned, "perm", [1, 0])) != [1, 0]:
+            return None
+        name = str(turned.input[0])
+        if node.input[0] not in self.grids or name not in self.artefact.tensors:
+            return None
+        coded = weight_codes(self.artefact.tensors[name])
+        if coded is None or coded[0].ndim != 2:
+            return None
+        codes, scale = coded
+        integers = _integers(codes, scale, np.zeros(len(codes)), float(self.grids[node.input[0]].scale))
+        if integers is None:
+            return None
+        weight = self.integer_constant(np.ascontiguousarray(integers[0].T), integers[1], name, axis=1)
+        self.editor.feed(node, [node.input[0], weight])
         return name
 
     def bias(self, node: NodeProto, outputs: int) -> NDArray[np.float64] | None:
@@ -255,14 +276,14 @@ class _Rewriter:
             code = editor.add("Mul", [wide, factors], f"{name}_spread")
         return editor.add("Cast", [code], f"{name}_byte", to=TensorProto.INT8)
 
-    def integer_constant(self, codes: Array, scales: NDArray[np.float32], name: str) -> str:
-        """The name of codes times scales, one for each index along the first axis; one for all if they are alike."""
+    def integer_constant(self, codes: Array, scales: NDArray[np.float32], name: str, axis: int = 0) -> str:
+        """The name of codes times scales, one for each index along the axis; one for all if they are alike."""
         alike = bool(np.all(scales == scales[0]))
         code = self.codes(codes, name)
         scale = self.editor.constant(scales[0] if alike else scales, f"{name}_scale")
         zeros = np.zeros((), codes.dtype) if alike else np.zeros(len(scales), codes.dtype)
         inputs = [code, scale, self.editor.constant(zeros, f"{name}_zero")]
-        return self.editor.add("DequantizeLinear", inputs, f"{name}_value", **({} if alike else {"axis": 0}))
+        return self.editor.add("DequantizeLinear", inputs, f"{name}_value", **({} if alike else {"axis": axis}))
 
 
 def _moves(node: NodeProto) -> bool:
