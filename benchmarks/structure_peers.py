@@ -2,7 +2,8 @@
 
 They are not dependencies of dovetail: install them beside it, in an environment of their own:
 
-    pip install torch-pruning==1.6.1 nncf==3.4.0 torchao openvino && pip install --no-deps aimet-torch==2.42.0
+    pip install torch-pruning==1.6.1 nncf==3.4.0 torchao openvino bokeh hvplot osqp
+    pip install --no-deps aimet-torch==2.42.0
 
 AIMET imports torchvision, whose builds on the package index do not go with every PyTorch; it needs nothing of it here,
 so an empty module stands in. Torch-Pruning cannot follow the option-A shortcut (slice and pad): for it, and for it

@@ -14,12 +14,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def processor() -> str:
-    """The processor's model name."""
+    """The processor's name, family and model: under the name that clouds give, "AMD EPYC", there are several."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        first, _, _ = information.read_text().partition("\n\n")
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+        if "model name" in facts:
+            return f"{facts['model name']}, family {facts.get('cpu family')}, model {facts.get('model')}"
     return platform.processor() or platform.machine()
 
 

@@ -6,11 +6,12 @@
 namespace dovetail::engine {
 namespace {
 
-// Pixels of a tile so that its sums, the weights and one input fit into the registers (32 of AVX-512, else 16). More
-// than 8 only pay where each is used twice: their addresses do not fit into the registers for integers.
+// Pixels of a tile so that its sums, the weights and one input fit into the registers (32 of AVX-512, which has inputs
+// in memory multiplied, else 16). More than 8 only pay where each is used twice: their addresses do not fit into the
+// registers for integers.
 constexpr int tile_pixels(int blocks) {
-  constexpr int registers = width == 16 ? 27 : 12;
-  const int pixels = registers / (blocks * block_vectors), most = blocks == 1 ? 8 : 14;
+  const int vectors = blocks * block_vectors, registers = width == 16 ? 27 : 14 - vectors;
+  const int pixels = registers / vectors, most = blocks == 1 ? 8 : 14;
   return pixels > most ? most : pixels > 0 ? pixels : 1;
 }
 
@@ -65,21 +66,26 @@ void product(const Tile<std::uint8_t, std::int8_t, std::int32_t>& tile) {
   constexpr int vectors = blocks * block_vectors;
   Int sums[pixels][vectors];
   load_sums(sums, tile.start, tile.sums);
+  const std::uint8_t* inputs[pixels];
+  repeat<pixels>([&](auto p) { inputs[p] = tile.input + tile.pixels[p]; });
   const std::int8_t* weights = tile.weights;
   int tap = 0;
   do {
-    const std::uint8_t *input = tile.input + tile.taps[tap], *end = input + tile.channels;
+    std::ptrdiff_t at = tile.taps[tap], end = at + tile.channels;
     do {
-      Signed4 w[vectors];
-      repeat<vectors>([&](auto v) {
-        w[v] = signed4(load<Int>(weights + v / block_vectors * tile.block_stride + v % block_vectors * 4 * width));
+      repeat<parts>([&](auto part) {  // one after the other, so that the weights of one fit into the registers
+        Int w[vectors];
+        repeat<vectors>([&](auto v) {
+          const auto from = weights + v / block_vectors * tile.block_stride + v % block_vectors * 4 * width;
+          w[v] = signed_part<part>(load<Int>(from));
+        });
+        repeat<pixels>([&](auto p) {
+          const Int x = unsigned_part<part>(broadcast4(inputs[p] + at));
+          repeat<vectors>([&](auto v) { sums[p][v] = dot_part(x, w[v], sums[p][v]); });
+        });
       });
-      repeat<pixels>([&](auto p) {
-        const Unsigned4 x = unsigned4(broadcast4(input + tile.pixels[p]));
-        repeat<vectors>([&](auto v) { sums[p][v] = dot4(x, w[v], sums[p][v]); });
-      });
-      input += 4, weights += 4 * lanes;
-    } while (input != end);
+      at += 4, weights += 4 * lanes;
+    } while (at != end);
   } while (++tap < tile.tap_count);
   store_sums(tile.sums, sums);
 }

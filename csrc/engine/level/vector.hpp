@@ -44,9 +44,15 @@ inline Float from_bits(Int v) { return __builtin_bit_cast(Float, v); }
 
 // The four bytes from here in every lane.
 inline Int broadcast4(const std::uint8_t* from) {
+#if defined(__AVX2__) && !defined(__AVX512F__)  // compilers would take them through the registers for integers
+  Int v;
+  asm volatile("vpbroadcastd %1, %0" : "=x"(v) : "m"(*reinterpret_cast<const std::uint8_t(*)[4]>(from)));
+  return v;
+#else
   std::int32_t four;
   __builtin_memcpy(&four, from, 4);
   return four - Int{};
+#endif
 }
 
 #if defined(__AVX512F__)
@@ -64,18 +70,19 @@ inline Float square_root(Float v) { return Float(_mm512_sqrt_ps(__m512(v))); }
 inline Int multiply_add(Int a, Int b, Int sum) {
   return Int(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b)));
 }
-// Four products of unsigned and signed bytes. Adds in 32 bits, as all levels do: nothing saturates.
-struct Signed4 {
-  Int v;
-};
-struct Unsigned4 {
-  Int v;
-};
-inline Int dot4(Unsigned4 a, Signed4 b, Int sum) {
-  return Int(_mm512_dpbusd_epi32(__m512i(sum), __m512i(a.v), __m512i(b.v)));
+// Four products of unsigned and signed bytes are made in so many parts. They add in 32 bits: nothing saturates.
+constexpr int parts = 1;
+template <int part>
+inline Int unsigned_part(Int v) {
+  return v;
 }
-inline Unsigned4 unsigned4(Int v) { return {v}; }
-inline Signed4 signed4(Int v) { return {v}; }
+template <int part>
+inline Int signed_part(Int v) {
+  return v;
+}
+inline Int dot_part(Int a, Int b, Int sum) {
+  return Int(_mm512_dpbusd_epi32(__m512i(sum), __m512i(a), __m512i(b)));
+}
 // In every lane a byte of each.
 inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
   const auto at = [](const std::uint8_t* from) { return reinterpret_cast<const __m128i*>(from); };
@@ -99,20 +106,25 @@ inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm256_fmadd_ps(a, b, sum)); }
 inline Float square_root(Float v) { return Float(_mm256_sqrt_ps(__m256(v))); }
 inline Int multiply_add(Int a, Int b, Int sum) { return sum + Int(_mm256_madd_epi16(__m256i(a), __m256i(b))); }
-// As pairs of 16 bits: vpmaddubsw would saturate.
-struct Signed4 {
-  Int even, odd;
-};
-using Unsigned4 = Signed4;
-inline Int dot4(Unsigned4 a, Signed4 b, Int sum) {
-  return sum + Int(_mm256_madd_epi16(__m256i(a.even), __m256i(b.even))) +
-         Int(_mm256_madd_epi16(__m256i(a.odd), __m256i(b.odd)));
+// The even bytes and the odd ones, as pairs of 16 bits: vpmaddubsw would saturate.
+constexpr int parts = 2;
+alignas(32) const std::uint32_t even_bytes[] = {0xff00ff, 0xff00ff, 0xff00ff, 0xff00ff,
+                                                0xff00ff, 0xff00ff, 0xff00ff, 0xff00ff};
+template <int part>
+inline Int unsigned_part(Int v) {
+  if constexpr (part == 1) return Int(_mm256_srli_epi16(__m256i(v), 8));
+  Int even;  // masked in memory: there is no register left
+  asm("vpand %2, %1, %0" : "=x"(even) : "x"(v), "m"(even_bytes));
+  return even;
 }
-inline Unsigned4 unsigned4(Int v) {
-  return {v & 0x00ff00ff, Int(_mm256_srli_epi16(__m256i(v), 8))};
+template <int part>
+inline Int signed_part(Int v) {
+  return Int(_mm256_srai_epi16(part == 0 ? _mm256_slli_epi16(__m256i(v), 8) : __m256i(v), 8));
 }
-inline Signed4 signed4(Int v) {
-  return {Int(_mm256_srai_epi16(_mm256_slli_epi16(__m256i(v), 8), 8)), Int(_mm256_srai_epi16(__m256i(v), 8))};
+inline Int dot_part(Int a, Int b, Int sum) {
+  sum = multiply_add(a, b, sum);
+  asm volatile("" : "+x"(sum));  // added now: compilers would put sums aside, of which there are too many
+  return sum;
 }
 
 inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
@@ -135,18 +147,19 @@ inline Float square_root(Float v) {
   return v;
 }
 inline Int multiply_add(Int a, Int b, Int sum) { return a * b + sum; }
-struct Signed4 {
-  Int v[4];
-};
-using Unsigned4 = Signed4;
-inline Int dot4(Unsigned4 a, Signed4 b, Int sum) {
-  return sum + a.v[0] * b.v[0] + a.v[1] * b.v[1] + a.v[2] * b.v[2] + a.v[3] * b.v[3];
+constexpr int parts = 4;
+template <int part>
+inline Int unsigned_part(Int v) {
+  return (v >> 8 * part) & 255;
 }
+template <int part>
+inline Int signed_part(Int v) {
+  return (v << (24 - 8 * part)) >> 24;
+}
+inline Int dot_part(Int a, Int b, Int sum) { return multiply_add(a, b, sum); }
 inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
   return widen(load<Byte>(a)) | widen(load<Byte>(b)) << 8 | widen(load<Byte>(c)) << 16 | widen(load<Byte>(d)) << 24;
 }
-inline Unsigned4 unsigned4(Int v) { return {{v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255}}; }
-inline Signed4 signed4(Int v) { return {{(v << 24) >> 24, (v << 16) >> 24, (v << 8) >> 24, v >> 24}}; }
 
 #endif
 
@@ -162,6 +175,27 @@ template <int n, class Step>
     repeat<n - 1>(step);
     step(Constant<n - 1>{});
   }
+}
+
+struct Unsigned4 {
+  Int part[parts];
+};
+struct Signed4 {
+  Int part[parts];
+};
+inline Unsigned4 unsigned4(Int v) {
+  Unsigned4 all;
+  repeat<parts>([&](auto part) { all.part[part] = unsigned_part<part>(v); });
+  return all;
+}
+inline Signed4 signed4(Int v) {
+  Signed4 all;
+  repeat<parts>([&](auto part) { all.part[part] = signed_part<part>(v); });
+  return all;
+}
+inline Int dot4(const Unsigned4& a, const Signed4& b, Int sum) {
+  repeat<parts>([&](auto part) { sum = dot_part(a.part[part], b.part[part], sum); });
+  return sum;
 }
 
 inline bool any(Int v) {
