@@ -1,11 +1,12 @@
 """Whole networks in the native engine, beside ONNX Runtime, OpenVINO and DeepSparse.
 
-    python benchmarks/engine.py [NETWORK/ARITHMETIC/BATCH ...] [--threads 1] [--rounds 15] [--python RUNTIME=PATH]
-        [--list]
+    python benchmarks/engine.py [NETWORK/ARITHMETIC/BATCH[@avx2] ...] [--threads 1] [--rounds 15]
+        [--python RUNTIME=PATH] [--list]
 
 NETWORK: a built-in one, or minilm (minilm.py), with its own weights, the given ones, or random ones (which cost as
 much). float32, or int8: weights for each output and what layers read, in ranges seen on noise; every runtime gets the
 same integers. FILE.dvt in NETWORK's place takes a compressed network; its peers run what it becomes as standard ONNX.
+@avx2 limits the engine and OpenVINO to that instruction set.
 DeepSparse wants Python 3.11 and packages older than ours: an environment of its own, named by --python deepsparse=PATH.
 
 Every runtime is a process of its own (engine_worker.py) on the same number of threads. Answers are compared with the
@@ -55,7 +56,13 @@ NETWORKS = (
 )
 TRAINED = ("resnet20", "resnet56")
 CASES = [f"{network}/{kind}/{batch}" for network in NETWORKS for kind in ("float32", "int8") for batch in (1, 32)]
+CASES += [f"{network}/int8/{batch}@avx2" for network in TRAINED for batch in (1, 32)]
+LIMITS = {"": {}, "avx2": {"DOVETAIL_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
+"""What tells a runtime which instructions it may use."""
+UNLIMITED = ("onnxruntime", "deepsparse")
+"""They cannot be told."""
 BURST = 0.05
+TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5)
 
 
 @dataclass
@@ -73,12 +80,14 @@ class Worker:
         return list(json.loads(self.process.stdout.readline()))
 
 
-def start(runtime: str, python: str, file: Path, inputs: Path, threads: int) -> Worker | str:
+def start(runtime: str, python: str, file: Path, inputs: Path, threads: int, level: str) -> Worker | str:
     """The worker, or why there is none."""
+    if level and runtime in UNLIMITED:
+        return f"it cannot be limited to {level}"
     outputs = inputs.with_name(f"{runtime}.npy")
     worker = Path(__file__).with_name("engine_worker.py")
     command = [python, str(worker), runtime, str(file), str(inputs), str(outputs), str(threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NM_DISABLE_ANALYTICS": "True"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NM_DISABLE_ANALYTICS": "True"} | LIMITS[level]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
     line = process.stdout.readline()
@@ -115,6 +124,7 @@ def make(network: str, kind: str) -> Artefact:
 
 
 def run(case: str, threads: int, rounds: int, pythons: dict[str, str]) -> dict[str, Any]:
+    case, _, level = case.partition("@")
     network, kind, batch = case.rsplit("/", 2)
     artefact, standard = files(network, kind)
     shape = tuple(_input_shape(standard))
@@ -122,8 +132,8 @@ def run(case: str, threads: int, rounds: int, pythons: dict[str, str]) -> dict[s
         inputs = Path(folder, "inputs.npy")
         np.save(inputs, np.random.default_rng(0).standard_normal((int(batch), *shape), np.float32))
         started = {
-            runtime: start(runtime, pythons[runtime], artefact if runtime == "dovetail" else standard, inputs, threads)
-            for runtime in OPENINGS
+            runtime: start(runtime, pythons[runtime], file, inputs, threads, level)
+            for runtime, file in {**dict.fromkeys(OPENINGS, standard), "dovetail": artefact}.items()
         }
         workers = {name: worker for name, worker in started.items() if isinstance(worker, Worker)}
         absent = {name: worker for name, worker in started.items() if isinstance(worker, str)}
@@ -190,11 +200,11 @@ def picture(results: Rows) -> None:
         axes.errorbar(middle, [y + 0.2 * offset for y, _ in known], xerr=sides, fmt="o", label=peer, markersize=4)
     axes.axvline(1, color="gray", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
     axes.set_yticks(range(len(results)), list(results))
     axes.invert_yaxis()
-    axes.set_xlabel(
-        "times as long as the native engine (median, 10th to 90th percentile); right of 1 the engine is faster"
-    )
+    axes.set_xlabel("times as long as the engine (median, 10th to 90th percentile)\nright of 1 the engine is faster")
     axes.legend()
     figure.tight_layout()
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)

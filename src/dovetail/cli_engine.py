@@ -49,13 +49,15 @@ def run(
 ) -> None:
     """Run a network in the native engine: predictions, latency, memory, and how long it takes to start."""
     _check_batch(batch)
+    load = dovetail.load  # imports what it needs, which is not the network's start
     started = time.perf_counter()
-    session = dovetail.load(model, threads)
+    session = load(model, threads)
     start = time.perf_counter() - started
     with messages.status("running"):
         names, classes, batches = _inputs(session, input, data, limit, batch)
         first = next(batches)
         result = np.concatenate([session(first), *map(session, batches)])
+        memory = _memory(session, len(first))  # before the timing, which imports PyTorch
         samples = timing.Timing(threads=threads).samples(lambda: session(first))
     if kernels:
         console.print(dovetail.kernels_table(session.describe()))
@@ -63,7 +65,7 @@ def run(
     facts = {
         "latency": f"{_spread(timing.latency(samples))} for {len(first)}, on {threads} threads",
         "start": f"{1e3 * start:.1f} ms to load, verify and plan",
-        "memory": _memory(session, len(first)),
+        "memory": memory,
     }
     for what, found in facts.items():
         console.print(f"{what:8} {found}", highlight=False)

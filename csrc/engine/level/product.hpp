@@ -73,7 +73,7 @@ void product(const Tile<std::uint8_t, std::int8_t, std::int32_t>& tile) {
   do {
     std::ptrdiff_t at = tile.taps[tap], end = at + tile.channels;
     do {
-      repeat<parts>([&](auto part) {  // one after the other, so that the weights of one fit into the registers
+      repeat<dot_parts>([&](auto part) {  // one after the other, so that the weights of one fit into the registers
         Int w[vectors];
         repeat<vectors>([&](auto v) {
           const auto from = weights + v / block_vectors * tile.block_stride + v % block_vectors * 4 * width;

@@ -71,7 +71,7 @@ inline Int multiply_add(Int a, Int b, Int sum) {
   return Int(_mm512_dpwssd_epi32(__m512i(sum), __m512i(a), __m512i(b)));
 }
 // Four products of unsigned and signed bytes are made in so many parts. They add in 32 bits: nothing saturates.
-constexpr int parts = 1;
+constexpr int dot_parts = 1;
 template <int part>
 inline Int unsigned_part(Int v) {
   return v;
@@ -107,7 +107,7 @@ inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm256_fma
 inline Float square_root(Float v) { return Float(_mm256_sqrt_ps(__m256(v))); }
 inline Int multiply_add(Int a, Int b, Int sum) { return sum + Int(_mm256_madd_epi16(__m256i(a), __m256i(b))); }
 // The even bytes and the odd ones, as pairs of 16 bits: vpmaddubsw would saturate.
-constexpr int parts = 2;
+constexpr int dot_parts = 2;
 alignas(32) const std::uint32_t even_bytes[] = {0xff00ff, 0xff00ff, 0xff00ff, 0xff00ff,
                                                 0xff00ff, 0xff00ff, 0xff00ff, 0xff00ff};
 template <int part>
@@ -147,7 +147,7 @@ inline Float square_root(Float v) {
   return v;
 }
 inline Int multiply_add(Int a, Int b, Int sum) { return a * b + sum; }
-constexpr int parts = 4;
+constexpr int dot_parts = 4;
 template <int part>
 inline Int unsigned_part(Int v) {
   return (v >> 8 * part) & 255;
@@ -178,23 +178,23 @@ template <int n, class Step>
 }
 
 struct Unsigned4 {
-  Int part[parts];
+  Int part[dot_parts];
 };
 struct Signed4 {
-  Int part[parts];
+  Int part[dot_parts];
 };
 inline Unsigned4 unsigned4(Int v) {
   Unsigned4 all;
-  repeat<parts>([&](auto part) { all.part[part] = unsigned_part<part>(v); });
+  repeat<dot_parts>([&](auto part) { all.part[part] = unsigned_part<part>(v); });
   return all;
 }
 inline Signed4 signed4(Int v) {
   Signed4 all;
-  repeat<parts>([&](auto part) { all.part[part] = signed_part<part>(v); });
+  repeat<dot_parts>([&](auto part) { all.part[part] = signed_part<part>(v); });
   return all;
 }
 inline Int dot4(const Unsigned4& a, const Signed4& b, Int sum) {
-  repeat<parts>([&](auto part) { sum = dot_part(a.part[part], b.part[part], sum); });
+  repeat<dot_parts>([&](auto part) { sum = dot_part(a.part[part], b.part[part], sum); });
   return sum;
 }
 
