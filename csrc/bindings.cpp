@@ -311,9 +311,12 @@ void bind_program(nb::module_& m) {
       .def("product", &add_product)
       .def("recurrent", &add_recurrent)
       .def("normalise",
-           [](Program& p, Id read, Id write, int kind, float epsilon, const Epilogue& epilogue) {
-             add(p, std::make_unique<engine::Normalise>(p.tensor(read), p.tensor(write),
-                                                        engine::Normalise::Kind(kind), epsilon, epilogue), {read}, write);
+           [](Program& p, Id read, Id write, int kind, float epsilon, std::array<int, 2> beside,
+              std::array<float, 3> response, const Epilogue& epilogue) {
+             add(p, std::make_unique<engine::Normalise>(
+                        p.tensor(read), p.tensor(write), engine::Normalise::Kind(kind), epsilon,
+                        engine::Response{beside[0], beside[1], response[0], response[1], response[2]}, epilogue),
+                 {read}, write);
            })
       .def("resize",
            [](Program& p, Id read, Id write, const std::vector<std::tuple<int, int, float>>& rows,

@@ -132,11 +132,14 @@ class Builder {
 
   void normalise() {
     const Id input = id(), output = id();
-    const auto kind = Normalise::Kind(reader_.integer(0, 1, "a kind of normalisation"));
+    const auto kind = Normalise::Kind(reader_.integer(0, 2, "a kind of normalisation"));
+    Response response;
+    for (int* side : {&response.before, &response.after}) *side = reader_.integer(0, most_window, "channels beside one");
     const auto epsilon = reader_.number<float>();
+    for (float* number : {&response.factor, &response.offset, &response.power}) *number = reader_.number<float>();
     Epilogue epilogue = this->epilogue(output);
-    add(std::make_unique<Normalise>(tensors_[input], tensors_[output], kind, epsilon, std::move(epilogue)), {input},
-        output);
+    add(std::make_unique<Normalise>(tensors_[input], tensors_[output], kind, epsilon, response, std::move(epilogue)),
+        {input}, output);
   }
 
   void resize() {

@@ -86,12 +86,21 @@ struct Cell {
   float *c, *h, *reset;
 };
 
+// Local response normalisation: a channel is divided by (offset + factor * the sum of the squares of as many channels
+// before and after it, and its own) ** power.
+struct Response {
+  int before = 0, after = 0;
+  float factor = 0, offset = 1, power = 1;
+};
+
 // The channels of a pixel, times `unit`, normalised: `result` has room for all padded ones.
 struct Normalised {
   const float* values;
   float unit;
   int channels, padded;
   float epsilon;  // added to the variance
+  Response response;
+  float* squares;  // room for all padded ones, and those of the response beside them
   float* result;
 };
 
@@ -117,6 +126,7 @@ struct Primitives {
   void (*finish_int32)(const Finish<std::int32_t>&);
   void (*layer)(const Normalised&);
   void (*softmax)(const Normalised&);
+  void (*local_response)(const Normalised&);
   void (*lstm)(const Cell&);
   void (*gru_reset)(const Cell&);  // reset = r * h
   void (*gru)(const Cell&);

@@ -105,7 +105,17 @@ class Program:
         ],
         /,
     ) -> None: ...
-    def normalise(self, read: int, write: int, kind: int, epsilon: float, epilogue: Epilogue, /) -> None: ...
+    def normalise(
+        self,
+        read: int,
+        write: int,
+        kind: int,
+        epsilon: float,
+        beside: tuple[int, int],
+        response: tuple[float, float, float],
+        epilogue: Epilogue,
+        /,
+    ) -> None: ...
     def resize(
         self, read: int, write: int, rows: list[_Between], columns: list[_Between], epilogue: Epilogue, /
     ) -> None: ...

@@ -26,12 +26,13 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 17, 3, padding=1, stride=2)
+        self.beside = nn.LocalResponseNorm(3)
         self.deep = nn.Conv2d(17, 17, 3, padding=2, dilation=2, groups=17)
         self.norm = nn.LayerNorm(17)
         self.last = nn.Linear(17, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
+        x = self.beside(torch.relu(self.first(x)))
         x = x + self.deep(x)
         x = nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2.0, mode="nearest")
         gate = torch.sigmoid(x.mean((2, 3), keepdim=True))

@@ -173,6 +173,18 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
          "flat": ints(0, 0, -1)}),
     "steps first, for a stranger": ("N,7,6", "a = Transpose <perm=[1,0,2]> (x) b = Atan(a) "
                                     "y = Transpose <perm=[1,0,2]> (b)", {}),
+    "local responses": ("N,20,4,5", "a = LRN <size=5, alpha=0.3, bias=1.5> (x) b = LRN <size=3, beta=0.6> (a) "
+                        "c = LRN <size=7, alpha=2.0, beta=0.5> (b) y = LRN <size=1, alpha=0.5, beta=1.0> (c)", {}),
+    "local response as exported": ("N,20,4,5", "a = Mul(x, x) b = Reshape(a, shape) c = Pad(b, pads) "
+        "d = AveragePool <kernel_shape=[4,1,1]> (c) e = Squeeze(d, one) g = Mul(e, alpha) h = Add(g, two) "
+        "i = Pow(h, beta) y = Div(x, i)",
+        {"shape": ints(-1, 1, 20, 4, 5), "pads": ints(0, 0, 2, 0, 0, 0, 0, 1, 0, 0), "one": ints(1),
+         "alpha": np.float32(0.3), "two": np.float32(2), "beta": np.float32(0.75)}),
+    "a response over rows, by a stranger": ("N,4,20,5", "a = Mul(x, x) b = Reshape(a, shape) c = Pad(b, pads) "
+        "d = AveragePool <kernel_shape=[1,3,1]> (c) e = Squeeze(d, one) g = Mul(e, two) h = Add(g, two) "
+        "i = Pow(h, two) y = Div(x, i)",
+        {"shape": ints(-1, 1, 4, 20, 5), "pads": ints(0, 0, 0, 1, 0, 0, 0, 0, 1, 0), "one": ints(1),
+         "two": np.float32(2)}),
     "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
     "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
     "only strangers": ("N,3,4", "y = Atan(x)", {}),
@@ -201,6 +213,7 @@ def test_in_floats(name: str, threads: int) -> None:
     [
         ("gelu as exported", "direct convolution, float32"),
         ("hard swish as exported", "direct convolution, float32"),
+        ("local response as exported", "local response normalisation"),
         ("normalisation as exported", "layer normalisation"),
         ("silu", "direct convolution, float32"),
     ],

@@ -1,5 +1,5 @@
-// Layer normalisation and softmax of the channels of a pixel. Sums are those of 16 values next to each other, and then
-// of halves of these, at every level.
+// Layer normalisation, softmax and local response normalisation of the channels of a pixel. Sums of all of them are those
+// of 16 values next to each other, and then of halves of these, at every level.
 #pragma once
 #include "finish.hpp"
 
@@ -89,6 +89,31 @@ void softmax(const Normalised& n) {
   });
   const Float factor = constant(1 / sums.sum());
   each_vector(n, [&](int c, int) { store(n.result + c, load<Float>(n.result + c) * factor); });
+}
+
+inline Float raised(Float v, float power) {
+  if (power == 1.0f) return v;
+  if (power == 0.5f) return square_root(v);
+  if (power == 0.75f) return square_root(v) * square_root(square_root(v));
+  for (int i = 0; i < width; ++i) v[i] = __builtin_powf(v[i], power);
+  return v;
+}
+
+void local_response(const Normalised& n) {
+  spread_out(n, 0);
+  const Response& r = n.response;
+  for (int i = 0; i < r.before; ++i) n.squares[i] = 0;
+  for (int i = 0; i < r.after; ++i) n.squares[r.before + n.padded + i] = 0;
+  each_vector(n, [&](int c, int) {
+    const Float v = load<Float>(n.result + c);
+    store(n.squares + r.before + c, v * v);
+  });
+  each_vector(n, [&](int c, int) {
+    Float sum = load<Float>(n.squares + c);
+    for (int i = 1; i <= r.before + r.after; ++i) sum += load<Float>(n.squares + c + i);
+    store(n.result + c, load<Float>(n.result + c) / raised(sum * r.factor + r.offset, r.power));
+  });
+  for (int c = n.channels; c < n.padded; ++c) n.result[c] = 0;
 }
 
 }  // namespace

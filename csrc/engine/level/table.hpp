@@ -25,6 +25,7 @@ constexpr Primitives table(const char* name) {
           .finish_int32 = finish<std::int32_t>,
           .layer = layer,
           .softmax = softmax,
+          .local_response = local_response,
           .lstm = lstm,
           .gru_reset = gru_reset,
           .gru = gru,

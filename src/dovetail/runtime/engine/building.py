@@ -113,7 +113,9 @@ class Builder:
             case Product():
                 self.program.product(reads, write, epilogue)
             case Normalise():
-                self.program.normalise(reads[0], write, layer.kind, layer.epsilon, epilogue)
+                self.program.normalise(
+                    reads[0], write, layer.kind, layer.epsilon, layer.beside, layer.response, epilogue
+                )
             case Recurrent():
                 directions = [(d.weights.reshape(-1), d.h, d.c, d.bias, d.backward) for d in layer.directions]
                 self.program.recurrent(reads[0], write, layer.kind, directions)

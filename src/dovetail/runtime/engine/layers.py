@@ -239,10 +239,16 @@ class Recurrent(Layer):
 
 @dataclass
 class Normalise(Layer):
-    """kind: 0 layer normalisation, 1 softmax."""
+    """kind: 0 layer normalisation, 1 softmax, 2 local response normalisation.
+
+    The last divides a channel by (offset + factor * the sum of the squares of it and those `beside`, so many before and
+    after it) ** power; `response` is factor, offset, power.
+    """
 
     kind: int = 0
     epsilon: float = 0.0
+    beside: tuple[int, int] = (0, 0)
+    response: tuple[float, float, float] = (0.0, 1.0, 1.0)
 
 
 @dataclass

@@ -250,6 +250,21 @@ def normalise(plan: Plan, node: Node) -> None:
     plan.add(layer)
 
 
+def local_response(plan: Plan, node: Node) -> None:
+    """Sums over channels; ONNX puts the odd one of an even number after, torch, which writes it out, before."""
+    value, size = node.inputs[0], node.attributes["size"]
+    shape = plan.shape(value)
+    summed = node.attributes.get("summed", shape)
+    fits = len(summed) == len(shape) and all(n in (side, -1) for n, side in zip(summed, shape, strict=True))
+    demand(fits, "a sum of squares over other than the channels")
+    demand(0 < size < 4096, "a window of thousands")
+    before = node.attributes.get("before", (size - 1) // 2)
+    numbers = (node.attributes.get(name, usual) for name, usual in (("alpha", 1e-4), ("bias", 1.0), ("beta", 0.75)))
+    alpha, bias, beta = map(float, numbers)
+    plan.add(Normalise("LRN", "LRN", [value], node.outputs[0], shape, Layout.FIRST, kind=2,
+                       beside=(before, size - 1 - before), response=(alpha / size, bias, beta)))  # fmt: skip
+
+
 def batch_normalise(plan: Plan, node: Node) -> None:
     demand(not node.attributes.get("training_mode", 0), "a normalisation by the batch at hand")
     scale, shift, centre, variance = (constant_of(plan, name).astype(np.float64) for name in node.inputs[1:5])
@@ -318,6 +333,7 @@ COMPUTING: dict[str, Translate] = {
     "Gemm": multiply_matrix,
     "GlobalAveragePool": pool,
     "GlobalMaxPool": pool,
+    "LRN": local_response,
     "LayerNormalization": normalise,
     "MatMul": multiply_matrix,
     "MaxPool": pool,

@@ -27,6 +27,9 @@ ERF_TOO = ("Add", ("Erf", ("Mul", "x", math.sqrt(0.5))), 1.0)
 SIX = ("Clip", ("Add", "x", 3.0), 0.0, 6.0)
 DIFFERENCE = ("Sub", "x", ("ReduceMean", "x"))
 DEVIATION = ("Sqrt", ("Add", ("ReduceMean", ("Pow", DIFFERENCE, 2.0)), "epsilon"))
+SQUARES = ("Squeeze", ("AveragePool", ("Pad", ("Reshape", ("Mul", "x", "x"), "shape"), "pads")), "axis")
+RESPONSE = tuple(("Pow", ("Add", ("Mul", mean, "alpha"), "bias"), "beta")
+                 for mean in (SQUARES, ("Reshape", SQUARES, "as before")))  # fmt: skip
 
 PATTERNS: list[tuple[str, Pattern]] = [
     *(("Gelu", ("Mul", ("Mul", "x", erf), 0.5)) for erf in (ERF, ERF_TOO)),
@@ -38,6 +41,7 @@ PATTERNS: list[tuple[str, Pattern]] = [
     ("Swish", ("Mul", "x", ("Sigmoid", "x"))),
     ("Swish", ("Mul", "x", ("Sigmoid", ("Mul", "x", 1.0)))),
     ("LayerNormalization", ("Add", ("Mul", ("Div", DIFFERENCE, DEVIATION), "scale"), "shift")),
+    *(("LRN", ("Div", "x", response)) for response in RESPONSE),
 ]
 
 
@@ -103,15 +107,43 @@ def _function(graph: Graph, node: Node) -> Node | None:
         if node.operator != pattern[0]:
             continue
         for found, parts in graph.reads(pattern[1:], node, {}):
-            protos = _protos(parts)
-            if operator != "LayerNormalization":
-                return Node(operator, (found["x"],), node.outputs, {}, protos)
-            epsilon = graph.number(found["epsilon"])
-            fixed = found["scale"] in graph.constants and found["shift"] in graph.constants
-            if epsilon is not None and fixed and _over_the_last(graph, parts):
-                inputs = (found["x"], found["scale"], found["shift"])
-                return Node(operator, inputs, node.outputs, {"epsilon": epsilon, "axis": -1}, protos)
+            attributes = SETTINGS.get(operator, _none)(graph, found, parts)
+            if attributes is not None:
+                inputs = tuple(found[name] for name in ("x", "scale", "shift") if name in found)
+                return Node(operator, inputs, node.outputs, attributes, _protos(parts))
     return None
+
+
+def _none(graph: Graph, found: Found, parts: list[Node]) -> dict[str, Any]:
+    return {}
+
+
+def _layer_normalisation(graph: Graph, found: Found, parts: list[Node]) -> dict[str, Any] | None:
+    epsilon = graph.number(found["epsilon"])
+    fixed = found["scale"] in graph.constants and found["shift"] in graph.constants
+    return {"epsilon": epsilon, "axis": -1} if epsilon is not None and fixed and _over_the_last(graph, parts) else None
+
+
+def _local_response(graph: Graph, found: Found, parts: list[Node]) -> dict[str, Any] | None:
+    """A mean of squares over neighbouring channels, which lie along the third of five axes."""
+    numbers = {name: graph.number(found[name]) for name in ("alpha", "bias", "beta")}
+    shape, pads, axis = (
+        np.asarray(graph.constants.get(found[name], ())).reshape(-1).tolist() for name in ("shape", "pads", "axis")
+    )
+    pool, pad = (next(part for part in parts if part.operator == name).attributes for name in ("AveragePool", "Pad"))
+    size, *others = pool.get("kernel_shape", (0,))
+    plain = not any(pool.get("pads", ())) and set(pool.get("strides", (1,))) == {1} and not pool.get("ceil_mode", 0)
+    constant = pad.get("mode", b"constant") == b"constant" and len(pads) == 10
+    if None in numbers.values() or len(shape) != 5 or shape[1] != 1 or axis != [1] or not (plain and constant):
+        return None
+    before, after = pads[2], pads[7]
+    if others != [1, 1] or before + after != size - 1 or sum(map(abs, pads)) != before + after:
+        return None
+    return {"size": size, "before": before, "summed": shape[2:], **numbers}
+
+
+SETTINGS = {"LayerNormalization": _layer_normalisation, "LRN": _local_response}
+"""The attributes of a function that has some, or None where it is another one."""
 
 
 def _protos(parts: Iterable[Node]) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from dovetail.runtime.engine.stages import cut_stages
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.files import write_atomically
 
-MAGIC, VERSION = b"DVTPLAN\0", 2
+MAGIC, VERSION = b"DVTPLAN\0", 3
 
 
 class Record(IntEnum):
@@ -158,10 +158,19 @@ class Recorder:
         self.integers(read, write, *window, *after, kind)
         self.epilogue(epilogue)
 
-    def normalise(self, read: int, write: int, kind: int, epsilon: float, epilogue: _native.Epilogue) -> None:
+    def normalise(
+        self,
+        read: int,
+        write: int,
+        kind: int,
+        epsilon: float,
+        beside: tuple[int, int],
+        response: tuple[float, float, float],
+        epilogue: _native.Epilogue,
+    ) -> None:
         self.begin(Record.NORMALISE)
-        self.integers(read, write, kind)
-        self.floats(epsilon)
+        self.integers(read, write, kind, *beside)
+        self.floats(epsilon, *response)
         self.epilogue(epilogue)
 
     def recurrent(
