@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from dovetail.errors import DovetailError
 from dovetail.runtime.engine import EngineSession
 
 RNG = np.random.default_rng(0)
@@ -294,3 +295,25 @@ def test_convolutions_of_any_shape(data: st.DataObject) -> None:
     x = normal(2, inputs, rows, columns)
     session = EngineSession.from_onnx(proto, 1)
     np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
+
+
+def test_open_sides_are_planned_when_they_are_known() -> None:
+    constants = {"w": normal(6, 3, 3, 3), "v": normal(6, 4)}
+    body = "a = Conv <pads=[1,1,1,1]> (x, w) b = Relu(a) c = ReduceMean <keepdims=0> (b, axes) y = Gemm(c, v)"
+    proto = model("N,3,H,W", body, {**constants, "axes": ints(2, 3)})
+    session = EngineSession.from_onnx(proto, 1)
+    for batch, rows, columns in [(1, 5, 7), (3, 5, 7), (2, 9, 4), *((1, 4, side) for side in range(3, 14)), (2, 5, 7)]:
+        x = normal(batch, 3, rows, columns)
+        np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
+        assert [operation.runner for operation in session.describe()] == ["native"] * 5
+        assert session.describe()[1].shape == (6, rows, columns) and session.memory(batch).peak > 0
+    with pytest.raises(DovetailError, match=r"\(N, 3, any, any\)"):
+        session(normal(1, 4, 5, 7))
+
+
+def test_a_batch_of_less_than_none_is_any() -> None:
+    """As one exporter says it."""
+    proto = model("N,6,5", "y = Relu(x)")
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    x = normal(3, 6, 5)
+    np.testing.assert_array_equal(EngineSession.from_onnx(proto, 1)(x), np.maximum(x, 0))

@@ -36,6 +36,8 @@ OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT | TRANSPOSED
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
 
 MOST_THREADS = 256
+MOST_SHAPES = 8
+"""Plans that a session keeps where its input's sides are open."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def _onnxruntime_session(model: ModelProto, threads: int) -> onnxruntime.Inferen
 
 
 class EngineSession:
-    """Runs a network on the CPU. One session may be used by many threads at a time; they take turns."""
+    """Runs a network on the CPU. One session may be used by many threads at a time; they take turns.
+
+    An ONNX network that leaves sides of its input open is planned anew for every shape it is given; the last plans are
+    kept.
+    """
 
     def __init__(self, artefact: Artefact, threads: int | None = None, choose: str = "measured") -> None:
         """Plan the artefact's network for `threads` threads (None: one per core).
@@ -132,6 +138,8 @@ class EngineSession:
 
     def _prepare(self, model: OpenModel, threads: int, pack: Packing) -> None:
         self.packing = pack
+        self._model = OpenModel(model.proto, model.constants.joined({}))  # as it was: reading notes constants
+        self._planned: dict[tuple[int, ...], EngineSession] = {}
         network = read(model)
         if len(network.inputs) != 1 or len(network.outputs) != 1:
             found = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
@@ -141,7 +149,7 @@ class EngineSession:
         types: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 7: np.dtype(np.int64)}
         if kind not in types or not entry.type.tensor_type.shape.dim:
             raise ArtefactError(f"The network should read {' or '.join(INPUT_TYPES)}, in a batch.")
-        sides = [side.dim_value or None for side in entry.type.tensor_type.shape.dim]
+        sides = [side.dim_value if side.dim_value > 0 else None for side in entry.type.tensor_type.shape.dim]
         self.threads = threads
         self.input_type: np.dtype[Any] = types[kind]
         self.input_shape: tuple[int | None, ...] = tuple(sides[1:])
@@ -162,6 +170,8 @@ class EngineSession:
         Raises DovetailError on another shape or type, and on NaN where the network is computed in integers.
         """
         check_input(x, self.input_type, self.input_shape, self._batch)
+        if None in self.input_shape:
+            return self._planned_for(x.shape[1:])(x)
         if self._refuses_nan and np.isnan(x.min()):
             raise DovetailError("The input holds NaN, for which a network in integers has no code.")
         values: dict[str, NDArray[Any]] = {self._input: x}
@@ -176,8 +186,25 @@ class EngineSession:
                 ) from None
         return values[self._output]
 
+    def _planned_for(self, shape: tuple[int, ...]) -> EngineSession:
+        """The same for one shape; the latest is the last."""
+        session = self._planned.pop(shape, None)
+        if session is None:
+            session = type(self).__new__(type(self))
+            session._prepare(self._model.of_shape(self._input, shape), self.threads, self.packing)
+            session.artefact = None
+        self._planned[shape] = session
+        for first in list(self._planned)[:-MOST_SHAPES]:
+            self._planned.pop(first, None)
+        return session
+
+    def _latest(self) -> EngineSession:
+        return [self, *self._planned.values()][-1]
+
     def describe(self) -> list[Operation]:
-        """What is run, in order."""
+        """What is run, in order; where sides of the input are open, for the shape that was run last."""
+        if self._planned:
+            return self._latest().describe()
         rows = []
         for stage in self.stages:
             if isinstance(stage, ForeignStage):
@@ -192,7 +219,12 @@ class EngineSession:
         return rows
 
     def memory(self, batch: int = 1) -> Memory:
-        """What the activations of a batch need in the engine, its stages one after the other."""
+        """What the activations of a batch need in the engine, its stages one after the other.
+
+        Where sides of the input are open, that is for the shape that was run last.
+        """
+        if self._planned:
+            return self._latest().memory(batch)
         sizes = [stage.program.memory(batch) for stage in self.stages if isinstance(stage, NativeStage)]
         return Memory(max((peak for peak, _ in sizes), default=0), max((bound for _, bound in sizes), default=0))
 
