@@ -81,7 +81,7 @@ def run_cases(
         torch.manual_seed(asked.seed)
         row = run(case, Options(asked.threads, asked.seed, asked.work))
         about = {"threads": asked.threads, "seed": asked.seed, "seconds": round(time.time() - started)}
-        results = record(file, {case: row | about | {"machine": processor()}})
+        results = record(file, {case: about | {"machine": processor()} | row})
         console.print(table({case: results[case]}))
     console.print(table(results))
     return results
