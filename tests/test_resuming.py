@@ -1,5 +1,6 @@
 """A run that ends at any of its saves goes on to the same bits, also where layers were replaced or shrunk meanwhile."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from dovetail.compression import Compressed, compress
 from dovetail.data import Dataset, TensorSplit
 from dovetail.data.task import Classification, MatchOutputs, Task
 from dovetail.evaluation import evaluate
-from dovetail.methods import METHODS
+from dovetail.methods import METHODS, Penni
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import freeze
 from dovetail.train import Training
 
 CHAINS = [("svd", "magnitude"), ("tucker2",), ("penni",), ("channels",), ("channels", "svd", "weight_sharing")]
-CHAINS += [("slimming",), ("lasso", "magnitude"), ("smartdeal",)]
+CHAINS += [("slimming",), ("lasso", "magnitude"), ("smartdeal",), ("penni that shrinks",)]
+KNOWN = {**METHODS, "penni that shrinks": partial(Penni, threshold=1.5)}
 BRIEF = Training(epochs=2, batch_size=16, learning_rate=0.01, distillation=0.5)
 
 
@@ -45,7 +47,7 @@ def dataset(task: Task) -> Dataset:
 
 
 def recipe(chain: tuple[str, ...]) -> Recipe:
-    return Recipe(name="chain", steps=tuple(RecipeStep(method=METHODS[name](), training=BRIEF) for name in chain))
+    return Recipe(name="chain", steps=tuple(RecipeStep(method=KNOWN[name](), training=BRIEF) for name in chain))
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=" > ".join)

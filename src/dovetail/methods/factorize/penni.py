@@ -118,13 +118,14 @@ class Penni(Method):
         return self._with_removals(model, plan, context) if stage == SHRINK else plan
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
+        layers = {name: row for name, row in plan.items() if "basis" in row}  # others are groups of channels that go
         if stage == DECOMPOSE:
-            self._decompose(model, plan)
-            for name in plan:
+            self._decompose(model, layers)
+            for name in layers:
                 if shared := find(model, name, SharedKernels):
                     shared.alternate(self.interval if self.alternating else None, self.strength)
         elif stage == PRUNE:
-            for name, row in plan.items():
+            for name, row in layers.items():
                 held = _held(model, name)
                 held.mask.copy_(above(_values(model, name), row["threshold"]))
                 if isinstance(held, SharedKernels):
