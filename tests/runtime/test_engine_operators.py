@@ -307,8 +307,9 @@ def test_open_sides_are_planned_when_they_are_known() -> None:
         np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
         assert [operation.runner for operation in session.describe()] == ["native"] * 5
         assert session.describe()[1].shape == (6, rows, columns) and session.memory(batch).peak > 0
-    with pytest.raises(DovetailError, match=r"\(N, 3, any, any\)"):
-        session(normal(1, 4, 5, 7))
+    for wrong in ((1, 4, 5, 7), (1, 3, 0, 7)):
+        with pytest.raises(DovetailError, match=r"\(N, 3, any, any\)"):
+            session(normal(*wrong))
 
 
 def test_a_batch_of_less_than_none_is_any() -> None:

@@ -103,7 +103,7 @@ def check_input(x: object, kind: np.dtype[Any], shape: tuple[int | None, ...], b
         raise DovetailError(f"A session's input should be a numpy array, {expected}; got {type(x).__name__}.")
     wanted = (batch, *shape)
     fits = x.ndim == len(wanted) and all(side in (None, n) for side, n in zip(wanted, x.shape, strict=True))
-    if not fits or x.dtype != kind or not len(x):
+    if not fits or x.dtype != kind or not x.size:
         raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
 
 

@@ -252,7 +252,7 @@ def normalise(plan: Plan, node: Node) -> None:
 
 def local_response(plan: Plan, node: Node) -> None:
     """Sums over channels; ONNX puts the odd one of an even number after, torch, which writes it out, before."""
-    value, size = node.inputs[0], node.attributes["size"]
+    value, size = node.inputs[0], node.attributes.get("size", 0)
     shape = plan.shape(value)
     summed = node.attributes.get("summed", shape)
     fits = len(summed) == len(shape) and all(n in (side, -1) for n, side in zip(summed, shape, strict=True))

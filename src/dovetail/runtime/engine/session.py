@@ -199,7 +199,7 @@ class EngineSession:
         return session
 
     def _latest(self) -> EngineSession:
-        return [self, *self._planned.values()][-1]
+        return list(self._planned.values())[-1]
 
     def describe(self) -> list[Operation]:
         """What is run, in order; where sides of the input are open, for the shape that was run last."""
