@@ -59,11 +59,11 @@ def run(case: str, options: Options) -> dict[str, Any]:
 def in_runtime(open_in: Opening, models: list[ModelProto], threads: int, dataset: Dataset) -> dict[str, Any]:
     """The accuracy of the second model, and its speed beside the first's."""
     image = dataset.example().numpy()
-    before, after = (open_in(model, threads, image.shape) for model in models)
-    many = open_in(models[1], threads, (BATCH, *image.shape[1:]))
+    before, after = (open_in(model, threads, [image.shape]) for model in models)
+    many = open_in(models[1], threads, [(BATCH, *image.shape[1:])])
     return {
-        "accuracy": score(lambda x: torch.from_numpy(many(x.numpy()).copy()), dataset, batch_size=BATCH),
-        "speed": paired(lambda: before(image), lambda: after(image), pairs=300),
+        "accuracy": score(lambda x: torch.from_numpy(many([x.numpy()])[0].copy()), dataset, batch_size=BATCH),
+        "speed": paired(lambda: before([image]), lambda: after([image]), pairs=300),
     }
 
 

@@ -1,6 +1,7 @@
 """Running networks in the native engine from the command line, and what is said where that cannot be."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,13 @@ from dovetail.targets import peers
 FOREIGN = """
 <ir_version: 8, opset_import: ["" : 17]>
 foreign (float[N, 4] x) => (float[N, 4] y) { half = Relu (x)  y = CumSum <exclusive = 0> (half, one) }
+"""
+
+SEVERAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+several (float[N, 4] x, float[N, 4] y) => (float[N, 4] added, int64[N, 1] kind) {
+    added = Add (x, y)  kind = ArgMax <axis = 1> (added)
+}
 """
 
 
@@ -51,6 +59,13 @@ def integers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("integers") / "model.dvt"
     freeze(module, torch.zeros(1, 1, 28, 28)).save(path)
     return path
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A network of two inputs and two outputs."""
+    onnx.save(onnx.parser.parse_model(SEVERAL), tmp_path / "several.onnx")
+    return tmp_path / "several.onnx"
 
 
 @pytest.fixture
@@ -96,6 +111,19 @@ class TestRun:
         assert "ONNX Runtime" in capsys.readouterr().out
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.arange(8).reshape(2, 4).cumsum(1))
 
+    def test_several_inputs_come_from_one_file_and_several_outputs_go_to_one(
+        self, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        x, y = np.arange(8, dtype=np.float32).reshape(2, 4), np.ones((2, 4), np.float32)
+        np.savez(tmp_path / "given.npz", x=x, y=y)
+        assert run("run", several, "--input", tmp_path / "given.npz", "--out", tmp_path / "out.npz") == 0
+        shown = capsys.readouterr().out
+        assert "added" in shown and "kind" in shown and "int64" in shown and "for 2, on 1 threads" in shown
+        with np.load(tmp_path / "out.npz") as found:
+            assert sorted(found.files) == ["added", "kind"]
+            np.testing.assert_array_equal(found["added"], x + y)
+            np.testing.assert_array_equal(found["kind"], (x + y).argmax(1, keepdims=True))
+
 
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -139,6 +167,33 @@ class TestBadInput:
         assert run("run", floats, "--input", tmp_path / "x.npy") == 2
         assert "numpy.save" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({}, "reads 2 inputs (x, y): give an .npz file"),
+            ({"x": np.ones((2, 4), np.float32)}, "The network reads x, y; got x"),
+            ({"x": np.ones((2, 4), np.float32), "y": np.ones((3, 4), np.float32)}, "batches of [2, 3]"),
+            ({"x": np.ones((2, 4), np.float32), "y": np.full((2, 4), np.nan, np.float32)}, "y in"),
+            ({"x": np.ones((2, 4), np.float32), "y": np.array([None])}, "numpy.savez"),
+        ],
+    )
+    def test_several_inputs(
+        self, several: Path, given: dict[str, np.ndarray], message: str, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        np.savez(tmp_path / "given.npz", **given)
+        np.save(tmp_path / "given.npy", np.ones((2, 4), np.float32))
+        assert run("run", several, "--input", tmp_path / ("given.npz" if given else "given.npy")) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("dovetail: ") and message in line
+
+    def test_a_file_of_arrays_that_is_none(self, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        np.save(tmp_path / "one.npy", np.ones(3))
+        for content in (b"", b"hello", b"PK\x03\x04 and no more", (tmp_path / "one.npy").read_bytes()):
+            (tmp_path / "given.npz").write_bytes(content)
+            assert run("run", several, "--input", tmp_path / "given.npz") == 2
+            assert "numpy.savez" in capsys.readouterr().err
+
 
 class TestBench:
     @pytest.mark.parametrize("network", ["floats", "integers"])
@@ -156,6 +211,14 @@ class TestBench:
         assert run("bench", tmp_path / "model.onnx", "--seconds", 0) == 0
         assert "onnxruntime" in capsys.readouterr().out
 
+    def test_takes_several_inputs_and_outputs(
+        self, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(tmp_path / "given.npz", x=np.ones((3, 4), np.float32), y=np.ones((3, 4), np.float32))
+        for given in ((), ("--input", tmp_path / "given.npz")):
+            assert run("bench", several, "--vs", "onnxruntime", "--vs", "openvino", "--seconds", 0, *given) == 0
+            assert "openvino" in capsys.readouterr().out
+
     def test_an_unknown_peer_is_answered_with_the_known_ones(
         self, floats: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -172,8 +235,8 @@ class TestBench:
     def test_a_wrong_answer_is_not_timed(
         self, floats: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def wrong(model: ModelProto, threads: int, shape: tuple[int, ...]) -> peers.Run:
-            return lambda x: np.ones((len(x), 10), np.float32)
+        def wrong(model: ModelProto, threads: int, shapes: Sequence[tuple[int, ...]]) -> peers.Run:
+            return lambda inputs: [np.ones((len(inputs[0]), 10), np.float32)]
 
         monkeypatch.setitem(peers.PEERS, "onnxruntime", wrong)
         assert run("bench", floats) == 2

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         comparisons_table,
         inspect_table,
         kernels_table,
+        outputs_table,
         plan_table,
         predictions_table,
         profile_tables,
@@ -65,8 +66,8 @@ _ROOMS = {
     "recipe": ["Recipe", "builtin_recipes", "fitting_recipe"],
     "report": [
         *("benchmark_card", "chip_tables", "chips_table", "comparisons_table", "inspect_table", "kernels_table"),
-        *("plan_table", "predictions_table", "profile_tables", "sources_table", "summary_table", "write_chip_report"),
-        *("write_plan", "write_report"),
+        *("outputs_table", "plan_table", "predictions_table", "profile_tables", "sources_table", "summary_table"),
+        *("write_chip_report", "write_plan", "write_report"),
     ],
     "runtime": [
         *("Artefact", "EngineSession", "Session", "export_onnx", "export_plan", "freeze", "load", "standard_model"),
@@ -124,6 +125,7 @@ __all__ = [
     "load_peer",
     "load_target",
     "matching",
+    "outputs_table",
     "pictures",
     "plan_table",
     "plans",

@@ -115,8 +115,8 @@ def workload_of(model: str, weights: Path | None, data: str | None, shape: str |
     """What a network or an artefact computes for one input, and in words how its zeros were found."""
     if model.endswith(".dvt"):
         session = dovetail.Session(dovetail.Artefact.load(model))
-        known = tuple(side for side in session.input_shape if side is not None)
-        own = known if len(known) == len(session.input_shape) else None
+        known = tuple(side for side in session.input.one if side is not None)
+        own = known if len(known) == len(session.input.one) else None
         inputs = _one_input(model, _sides(shape) or own, data)
         workload = dovetail.artefact_workload(session.artefact, inputs.contiguous().numpy())
     else:

@@ -215,7 +215,7 @@ def evaluate(
     targets = [dovetail.load_target(name) for name in target or dovetail.USUAL_TARGETS]
     session = dovetail.Session(dovetail.Artefact.load(artefact))
     name = data or arguments.dataset_of(session.artefact.provenance.get("dataset"), str(artefact))
-    dataset = dovetail.load_dataset(name, tuple(side for side in session.input_shape if side) or None)
+    dataset = dovetail.load_dataset(name, tuple(side for side in session.input.one if side) or None)
     network = dovetail.load_model(original, weights).module if original else None
     if dataset.task.targets_from_original and not dataset.synthetic:
         outputs = torch.from_numpy(session(dataset.example().contiguous().numpy()))

@@ -38,7 +38,7 @@ answers = {}
 for path, batches in json.loads(sys.argv[2]).items():
     session = load(f"{sys.argv[1]}/{path}", threads=2)
     for count in batches:
-        x = np.random.default_rng(count).standard_normal((count, *session.input_shape)).astype(np.float32)
+        x = np.random.default_rng(count).standard_normal((count, *session.inputs[0].one)).astype(np.float32)
         answers[f"{path} {count}"] = session(x)
 np.savez(sys.argv[3], **answers)
 """

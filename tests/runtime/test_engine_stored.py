@@ -43,7 +43,7 @@ def weight_bytes(session: EngineSession) -> int:
 def assert_same_answers(engine: EngineSession, artefact: Artefact) -> None:
     session = Session(artefact, threads=1)
     for count in (1, 5):
-        shape = tuple(side or 1 for side in session.input_shape)
+        shape = tuple(side or 1 for side in session.input.one)
         x = np.random.default_rng(count).standard_normal((count, *shape), np.float32)
         expected = session(x)
         np.testing.assert_allclose(engine(x), expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())

@@ -40,7 +40,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, Artefact]:
 def test_the_session_takes_indices(pair: tuple[nn.Module, Artefact]) -> None:
     model, artefact = pair
     session = Session(Artefact.from_bytes(artefact.to_bytes()))
-    assert session.input_type == np.int64 and session.input_shape == (9,)
+    assert session.input.type == np.int64 and session.input.one == (9,)
     with torch.no_grad():
         np.testing.assert_allclose(session(TEXT.numpy()), model(TEXT).numpy(), atol=1e-4)
     with pytest.raises(DovetailError, match=r"int64 of shape \(N, 9\), N at least 1; got float32 of shape \(6, 9\)"):

@@ -68,7 +68,7 @@ def test_has_at_least_one_thread(artefact: Artefact) -> None:
 
 
 def test_input_shape_is_known(artefact: Artefact) -> None:
-    assert Session(artefact).input_shape == (1, 12, 12)
+    assert Session(artefact).input.one == (1, 12, 12)
 
 
 @pytest.mark.parametrize("count", [1, 7])

@@ -3,7 +3,7 @@
 from dovetail.report.benchmark import BenchmarkCard, benchmark_card
 from dovetail.report.chip_page import write_chip_report
 from dovetail.report.chip_table import chip_tables, chips_table, sources_table
-from dovetail.report.engine_table import comparisons_table, kernels_table, predictions_table
+from dovetail.report.engine_table import comparisons_table, kernels_table, outputs_table, predictions_table
 from dovetail.report.page import write_report
 from dovetail.report.plan import plan_table, write_plan
 from dovetail.report.table import inspect_table, profile_tables, summary_table
@@ -16,6 +16,7 @@ __all__ = [
     "comparisons_table",
     "inspect_table",
     "kernels_table",
+    "outputs_table",
     "plan_table",
     "predictions_table",
     "profile_tables",

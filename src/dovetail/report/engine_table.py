@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,15 @@ def predictions_table(names: Sequence[str], outputs: NDArray[Any], classes: Sequ
         best = int(scores.argmax())
         label = classes[best] if len(classes) == len(scores) else str(best)
         table.add_row(Text(name), Text(label), f"{likely[best] / likely.sum():.1%}")
+    return table
+
+
+def outputs_table(outputs: Mapping[str, NDArray[Any]]) -> Table:
+    """The outputs of a network that has several: the shape and type of each, and its range."""
+    table = _table("Outputs", ("output", "shape", "type"), ("least", "mean", "most"))
+    for name, array in outputs.items():
+        numbers = (f"{value:.4g}" for value in (array.min(), array.mean(), array.max())) if array.size else ()
+        table.add_row(Text(name), "x".join(map(str, array.shape)), str(array.dtype), *numbers)
     return table
 
 

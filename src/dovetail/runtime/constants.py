@@ -91,13 +91,17 @@ class OpenModel:
                 getattr(proto.graph, field.name).extend(value)
         return cls(proto, constants)
 
-    def of_shape(self, input: str, shape: tuple[int, ...]) -> OpenModel:
-        """The same model for images of this shape, with constants of its own, of which none is made for it."""
+    def of_shapes(self, shapes: Mapping[str, tuple[int | None, ...]]) -> OpenModel:
+        """The same model for inputs of these shapes, None standing for what stays as it is.
+
+        Its constants are its own; none is made for it.
+        """
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        entry = next(value for value in proto.graph.input if value.name == input)
-        for side, size in zip(entry.type.tensor_type.shape.dim[1:], shape, strict=True):
-            side.dim_value = size
+        for entry in proto.graph.input:
+            for side, size in zip(entry.type.tensor_type.shape.dim, shapes.get(entry.name, ()), strict=False):
+                if size is not None:
+                    side.dim_value = size
         return OpenModel(proto, self.constants.joined({}))
 
     def whole(self) -> ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,36 @@ REFUSALS = (
 """What ONNX Runtime raises at a model or an input that it does not take; they share no base but Exception."""
 
 INPUT_TYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(int64)": np.dtype(np.int64)}
-"""What a network may read, as ONNX Runtime calls it: numbers, or indices into a table."""
+"""What an artefact's network may read, as ONNX Runtime calls it: numbers, or indices into a table."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a network reads under a name: numbers of a type. None stands in its shape where any size will do.
+
+    `batch`: the axis along which it grows with the batch, if it does.
+    """
+
+    name: str
+    type: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    batch: int | None = 0
+
+    @property
+    def one(self) -> tuple[int | None, ...]:
+        """The shape for one input, without the batch."""
+        return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch)
+
+    def check(self, x: object, whose: str = "A session's input") -> None:
+        """Raises DovetailError unless `x` is such an array, of at least one number."""
+        open_batch = self.batch is not None and self.shape[self.batch] is None
+        sides = (str(side or ("N" if axis == self.batch else "any")) for axis, side in enumerate(self.shape))
+        expected = f"{self.type} of shape ({', '.join(sides)})" + (", N at least 1" if open_batch else "")
+        if not isinstance(x, np.ndarray):
+            raise DovetailError(f"{whose} should be a numpy array, {expected}; got {type(x).__name__}.")
+        fits = x.ndim == len(self.shape) and all(side in (None, n) for side, n in zip(self.shape, x.shape, strict=True))
+        if not fits or x.dtype != self.type or not x.size:
+            raise DovetailError(f"{whose} should be {expected}; got {x.dtype} of shape {x.shape}.")
 
 
 def assemble(artefact: Artefact) -> ModelProto:
@@ -71,40 +101,27 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             (entry,) = self._session.get_inputs()
-            self._input_name, sides = entry.name, entry.shape
+            sides = entry.shape
         except REFUSALS as error:
             raise ArtefactError(f"ONNX Runtime does not take the artefact's graph: {first_line(error)}.") from None
         if entry.type not in INPUT_TYPES:
             raise ArtefactError(f"The artefact's network should read {' or '.join(INPUT_TYPES)}, not {entry.type}.")
         self.artefact = artefact
-        self.input_type: np.dtype[Any] = INPUT_TYPES[entry.type]
-        self.input_shape: tuple[int | None, ...] = tuple(side if isinstance(side, int) else None for side in sides[1:])
-        """Shape of one input, without the batch; None where any size will do."""
+        sizes = (side if isinstance(side, int) else None for side in sides[1:])
+        self.input = Input(entry.name, INPUT_TYPES[entry.type], (None, *sizes))
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The network's output for a batch of inputs (N, *input_shape) of `input_type`; every N from 1 up.
+        """The network's output for a batch, as `input` says; every N from 1 up.
 
         Raises DovetailError on another shape or type.
         """
-        check_input(x, self.input_type, self.input_shape)
+        self.input.check(x)
         try:
-            (output,) = self._session.run(None, {self._input_name: np.ascontiguousarray(x)})
+            (output,) = self._session.run(None, {self.input.name: np.ascontiguousarray(x)})
         except REFUSALS as error:
             raise DovetailError(f"The network cannot be run on an input of {x.shape}: {first_line(error)}.") from None
         assert isinstance(output, np.ndarray)
         return output
-
-
-def check_input(x: object, kind: np.dtype[Any], shape: tuple[int | None, ...], batch: int | None = None) -> None:
-    """Raises DovetailError unless `x` is a batch, of `batch` if there is one, of inputs of this type and shape."""
-    sides = ", ".join([str(batch or "N"), *(str(side or "any") for side in shape)])
-    expected = f"{kind} of shape ({sides})" + ("" if batch else ", N at least 1")
-    if not isinstance(x, np.ndarray):
-        raise DovetailError(f"A session's input should be a numpy array, {expected}; got {type(x).__name__}.")
-    wanted = (batch, *shape)
-    fits = x.ndim == len(wanted) and all(side in (None, n) for side, n in zip(wanted, x.shape, strict=True))
-    if not fits or x.dtype != kind or not x.size:
-        raise DovetailError(f"A session's input should be {expected}; got {x.dtype} of shape {x.shape}.")
 
 
 def first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ floats with the artefact's session, in integers with those of another runtime th
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import ClassVar
@@ -23,7 +24,8 @@ from dovetail.targets.timing import Timing, conditions, latency, throughput, tor
 DENSE = "decoded to dense float32"
 INTEGERS = "dense; integers where layers are quantised"
 
-Prepared = tuple[Run, Run, dict[str, str]]
+Batch = Callable[[Inputs], Inputs]
+Prepared = tuple[Batch, Batch, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class _RuntimeTarget(Target):
 
     def others(self, artefact: Artefact, model: ModelProto, inputs: Inputs) -> Inputs:
         """The answers of another runtime in integers."""
-        return open_onnxruntime(model, self.timing.threads, inputs.shape)(inputs)
+        return _alone(open_onnxruntime(model, self.timing.threads, [inputs.shape]))(inputs)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class OnnxRuntimeTarget(_RuntimeTarget):
     timing: Timing = field(default_factory=Timing)
 
     def prepare(self, artefact: Artefact, model: ModelProto, inputs: Inputs) -> Prepared:
-        run = open_onnxruntime(model, self.timing.threads, inputs.shape)
+        run = _alone(open_onnxruntime(model, self.timing.threads, [inputs.shape]))
         return run, run, {"runtime": f"ONNX Runtime {version('onnxruntime')}, CPU provider"}
 
     def others(self, artefact: Artefact, model: ModelProto, inputs: Inputs) -> Inputs:
@@ -117,8 +119,13 @@ class OpenVinoTarget(_RuntimeTarget):
     timing: Timing = field(default_factory=Timing)
 
     def prepare(self, artefact: Artefact, model: ModelProto, inputs: Inputs) -> Prepared:
-        run, alone = (open_openvino(model, self.timing.threads, x.shape) for x in (inputs, inputs[:1]))
+        run, alone = (_alone(open_openvino(model, self.timing.threads, [x.shape])) for x in (inputs, inputs[:1]))
         return run, alone, {"runtime": f"OpenVINO {version('openvino')}, CPU plugin, float32 where not in integers"}
+
+
+def _alone(run: Run) -> Batch:
+    """What runs a network of one input and one output, from batch to batch."""
+    return lambda inputs: run([inputs])[0]
 
 
 def _measured(

@@ -1,4 +1,4 @@
-"""Other runtimes on this processor, each opened as a function from a batch to a batch, and timed side by side."""
+"""Other runtimes on this processor, each opened as a function from inputs to outputs, and timed side by side."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 else:
     openvino = lazy("openvino")
 
-Run = Callable[[NDArray[Any]], NDArray[Any]]
-Opening = Callable[[ModelProto, int, tuple[int, ...]], Run]
-"""Opens a model to run on so many threads, for inputs of one shape, the batch included."""
+Arrays = Sequence[NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+"""From a network's inputs, in its order, to its outputs."""
+
+Opening = Callable[[ModelProto, int, Sequence[tuple[int, ...]]], Run]
+"""Opens a model to run on so many threads, for inputs of these shapes, the batch included."""
 
 
-def open_onnxruntime(model: ModelProto, threads: int, shape: tuple[int, ...]) -> Run:
+def open_onnxruntime(model: ModelProto, threads: int, shapes: Sequence[tuple[int, ...]]) -> Run:
     """The model in ONNX Runtime, for any batch. Raises TargetError if it is refused."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -38,17 +41,17 @@ def open_onnxruntime(model: ModelProto, threads: int, shape: tuple[int, ...]) ->
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except REFUSALS as error:
         raise TargetError(f"ONNX Runtime does not take the network: {first_line(error)}.") from None
-    name = session.get_inputs()[0].name
+    names = [entry.name for entry in session.get_inputs()]
 
-    def run(x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = session.run(None, {name: x})[0]
-        return result
+    def run(inputs: Arrays) -> Arrays:
+        outputs: Arrays = session.run(None, dict(zip(names, inputs, strict=True)))
+        return outputs
 
     return run
 
 
-def open_openvino(model: ModelProto, threads: int, shape: tuple[int, ...]) -> Run:
-    """The model in OpenVINO, for this shape. What is float32 stays so: left alone it would compute in bfloat16 here.
+def open_openvino(model: ModelProto, threads: int, shapes: Sequence[tuple[int, ...]]) -> Run:
+    """The model in OpenVINO, for these shapes. What is float32 stays so: left alone it would compute in bfloat16 here.
 
     Raises TargetError if it is refused, MissingPackageError if OpenVINO is not installed.
     """
@@ -56,14 +59,14 @@ def open_openvino(model: ModelProto, threads: int, shape: tuple[int, ...]) -> Ru
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     try:
         network = core.read_model(model.SerializeToString())
-        network.reshape(list(shape))
+        network.reshape(dict(zip(network.inputs, map(list, shapes), strict=True)))
         request = core.compile_model(network, "CPU", settings).create_infer_request()
     except RuntimeError as error:
-        raise TargetError(f"OpenVINO does not take the network: {first_line(error)}.") from None
+        *_, last = str(error).strip().splitlines()  # the first ones say where in its source
+        raise TargetError(f"OpenVINO does not take the network: {last.strip(' -.')}.") from None
 
-    def run(x: NDArray[Any]) -> NDArray[Any]:
-        result: NDArray[Any] = request.infer([x])[0]
-        return result
+    def run(inputs: Arrays) -> Arrays:
+        return list(request.infer(list(inputs)).values())
 
     return run
 
@@ -86,8 +89,8 @@ BURST, SETTLING, ROUNDS = 0.03, 0.01, 5
 class Comparison:
     """Two runtimes that ran in turn, so that a noisy machine disturbs both alike.
 
-    ratio: how many times as long `theirs` takes, over the pairs of bursts. difference: the largest one of their
-    outputs, relative to the largest output.
+    ratio: how many times as long `theirs` takes, over the pairs of bursts. difference: the largest one between their
+    values of an output, relative to its largest.
     """
 
     peer: str
@@ -98,13 +101,15 @@ class Comparison:
     difference: float
 
 
-def compare(ours: Run, theirs: Run, peer: str, inputs: NDArray[Any], seconds: float, *, tolerance: float) -> Comparison:
-    """Time two runtimes side by side for so long.
+def compare(
+    ours: Run, theirs: Run, peer: str, inputs: Arrays, seconds: float, *, batch: int, tolerance: float
+) -> Comparison:
+    """Time two runtimes side by side for so long, on a batch of so many.
 
     Raises TargetError if their answers differ by more than the tolerance: a wrong answer has no latency.
     """
-    expected, found = ours(inputs), np.array(theirs(inputs))
-    difference = relative_difference(expected, found)
+    pairs = zip(ours(inputs), map(np.array, theirs(inputs)), strict=True)
+    difference = max(relative_difference(expected, found) for expected, found in pairs)
     if not difference <= tolerance:
         raise TargetError(
             f"{peer} computes something else than the engine: the outputs differ by {difference:.2g} of the largest, "
@@ -114,7 +119,7 @@ def compare(ours: Run, theirs: Run, peer: str, inputs: NDArray[Any], seconds: fl
     ratios = [np.median(other) / np.median(own) for own, other in zip(first, second, strict=True)]
     low, middle, high = np.percentile(ratios, (10, 50, 90))
     ratio = Quantity(float(middle), "x", float(low), float(high))
-    return Comparison(peer, len(inputs), latency([*chain(*first)]), latency([*chain(*second)]), ratio, difference)
+    return Comparison(peer, batch, latency([*chain(*first)]), latency([*chain(*second)]), ratio, difference)
 
 
 def bursts(calls: Sequence[Callable[[], object]], seconds: float) -> list[list[list[float]]]:

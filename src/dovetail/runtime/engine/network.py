@@ -117,7 +117,7 @@ def _opsets(model: ModelProto) -> dict[str, int]:
 
 def _without_identities(nodes: list[Node], ends: set[str]) -> list[Node]:
     """Without what gives back its input; names of the network's outputs stay, and those that inner graphs know."""
-    ends = ends | {name for node in nodes for name in _inner(node)}
+    ends = ends | {name for node in nodes for name in node.captured}
     names: dict[str, str] = {}
     kept = []
     for node in nodes:
@@ -130,11 +130,6 @@ def _without_identities(nodes: list[Node], ends: set[str]) -> list[Node]:
         else:
             kept.append(node)
     return kept
-
-
-def _inner(node: Node) -> set[str]:
-    """What the graphs inside a node read."""
-    return {name for proto in node.protos for a in proto.attribute for inner in a.g.node for name in inner.input}
 
 
 def _reading(proto: NodeProto, inputs: tuple[str, ...]) -> NodeProto:
@@ -196,5 +191,5 @@ def _live(nodes: list[Node], ends: set[str]) -> list[Node]:
         if needed.intersection(node.outputs):
             kept.append(node)
             needed.update(node.inputs)
-            needed.update(_inner(node))
+            needed.update(node.captured)
     return kept[::-1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import NodeProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,22 @@ class Node:
     attributes: Mapping[str, Any]
     protos: tuple[NodeProto, ...]
     grid: Grid | None = None
+
+    @property
+    def captured(self) -> set[str]:
+        """What the graphs inside it (the branches of an If, the body of a Loop) read from around them."""
+        return {name for proto in self.protos for graph in _graphs(proto) for name in _captured(graph)}
+
+
+def _graphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
+
+
+def _captured(graph: GraphProto) -> set[str]:
+    read = {value.name for value in graph.output}
+    made = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        read.update(node.input, *map(_captured, _graphs(node)))
+        made.update(node.output)
+    return read - made - {""}

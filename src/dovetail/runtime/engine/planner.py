@@ -45,8 +45,7 @@ class Foreign:
 
     @property
     def reads(self) -> list[str]:
-        inner = (name for proto in self.node.protos for a in proto.attribute for n in a.g.node for name in n.input)
-        return [name for name in (*self.node.inputs, *inner) if name]
+        return [name for name in (*self.node.inputs, *self.node.captured) if name]
 
     @property
     def outputs(self) -> list[str]:

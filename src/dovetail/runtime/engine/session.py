@@ -13,7 +13,7 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.artefact import Artefact
@@ -26,18 +26,19 @@ from dovetail.runtime.engine.network import Network, read
 from dovetail.runtime.engine.operators import COMPUTING
 from dovetail.runtime.engine.planner import Foreign, Plan, plan
 from dovetail.runtime.engine.recurrent import RECURRENT
+from dovetail.runtime.engine.shapes import batch_axes
 from dovetail.runtime.engine.stages import Stage, cut_stages
 from dovetail.runtime.engine.transposed import TRANSPOSED
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.qdq import quantised
-from dovetail.runtime.session import INPUT_TYPES, REFUSALS, check_input, first_line, opened
+from dovetail.runtime.session import REFUSALS, Input, first_line, opened
 
 OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT | TRANSPOSED
 """The operators that the engine has, and Round: QuantizeLinear and DequantizeLinear in one."""
 
 MOST_THREADS = 256
 MOST_SHAPES = 8
-"""Plans that a session keeps where its input's sides are open."""
+"""Plans that a session keeps where sides of its inputs are open."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def _onnxruntime_session(model: ModelProto, threads: int) -> onnxruntime.Inferen
 class EngineSession:
     """Runs a network on the CPU. One session may be used by many threads at a time; they take turns.
 
-    An ONNX network that leaves sides of its input open is planned anew for every shape it is given; the last plans are
-    kept.
+    `inputs`: what it reads; `outputs`: the names of what it gives. A network of one each is called like a function, any
+    other by `run`. An ONNX network that leaves sides of its inputs open is planned anew for every shape it is given;
+    the last plans are kept.
     """
 
     def __init__(self, artefact: Artefact, threads: int | None = None, choose: str = "measured") -> None:
@@ -128,7 +130,7 @@ class EngineSession:
 
     @classmethod
     def from_onnx(cls, model: str | Path | ModelProto, threads: int | None = None, choose: str = "measured") -> Self:
-        """The same for any ONNX file, or model, from one batch to another."""
+        """The same for any ONNX file, or model."""
         session = cls.__new__(cls)
         threads = checked_threads(threads)
         proto = model if isinstance(model, ModelProto) else read_onnx(Path(model))
@@ -139,42 +141,51 @@ class EngineSession:
     def _prepare(self, model: OpenModel, threads: int, pack: Packing) -> None:
         self.packing = pack
         self._model = OpenModel(model.proto, model.constants.joined({}))  # as it was: reading notes constants
-        self._planned: dict[tuple[int, ...], EngineSession] = {}
+        self._planned: dict[tuple[tuple[int | None, ...], ...], EngineSession] = {}
         network = read(model)
-        if len(network.inputs) != 1 or len(network.outputs) != 1:
-            found = f"{len(network.inputs)} inputs and {len(network.outputs)} outputs"
-            raise ArtefactError(f"A session's network should lead from one batch to another; this one has {found}.")
-        (entry,) = network.inputs
-        kind = entry.type.tensor_type.elem_type
-        types: dict[int, np.dtype[Any]] = {1: np.dtype(np.float32), 7: np.dtype(np.int64)}
-        if kind not in types or not entry.type.tensor_type.shape.dim:
-            raise ArtefactError(f"The network should read {' or '.join(INPUT_TYPES)}, in a batch.")
-        sides = [side.dim_value if side.dim_value > 0 else None for side in entry.type.tensor_type.shape.dim]
+        axes = batch_axes(network.inputs)
+        self.inputs = tuple(_input(value, axes.get(value.name)) for value in network.inputs)
+        self.outputs = tuple(value.name for value in network.outputs)
         self.threads = threads
-        self.input_type: np.dtype[Any] = types[kind]
-        self.input_shape: tuple[int | None, ...] = tuple(sides[1:])
-        self._input, self._output, self._batch = entry.name, network.outputs[0].name, sides[0]
         self.plan: Plan = plan(network, OPERATORS, settle)
         try:
             self.stages = _build(self.plan, threads, pack)
         except ValueError as error:
             self.plan = plan(network, {}, settle, f"the engine refuses the network: {error}")
             self.stages = _build(self.plan, threads, pack)
-        self.integers = any(grid is not None for grid in self.plan.grids.values())
-        """Whether any of it is computed in integers."""
-        self._refuses_nan = self.integers and self.input_type == np.float32
+        self._integers = any(grid is not None for grid in self.plan.grids.values())
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """The network's output for a batch of inputs (N, *input_shape) of `input_type`; every N from 1 up.
+        """The output for a batch, of a network that has one input and one output; every batch from 1 up.
 
-        Raises DovetailError on another shape or type, and on NaN where the network is computed in integers.
+        Raises as `run` does, and where there are more of them.
         """
-        check_input(x, self.input_type, self.input_shape, self._batch)
-        if None in self.input_shape:
-            return self._planned_for(x.shape[1:])(x)
-        if self._refuses_nan and np.isnan(x.min()):
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            reads = ", ".join(entry.name for entry in self.inputs)
+            raise DovetailError(
+                f"The network reads {reads or 'nothing'} and gives {', '.join(self.outputs)}: call run with each by "
+                "its name."
+            )
+        return self.run({self.inputs[0].name: x})[self.outputs[0]]
+
+    def run(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by their names, for all inputs by theirs.
+
+        Raises DovetailError on another name, shape or type, and on NaN where the network is computed in integers.
+        """
+        if given.keys() != {entry.name for entry in self.inputs}:
+            wanted = ", ".join(entry.name for entry in self.inputs)
+            raise DovetailError(f"The network reads {wanted}; got {', '.join(map(str, given)) or 'nothing'}.")
+        for entry in self.inputs:
+            entry.check(given[entry.name], *([f"Input {entry.name}"] if len(self.inputs) > 1 else []))
+        batches = {given[entry.name].shape[entry.batch] for entry in self.inputs if entry.batch is not None}
+        if len(batches) > 1:
+            raise DovetailError(f"The inputs are of batches of {sorted(batches)}; give as many of each.")
+        if any(None in entry.one for entry in self.inputs):
+            return self._planned_for(given).run(given)
+        if self._integers and any(x.dtype == np.float32 and np.isnan(x.min()) for x in given.values()):
             raise DovetailError("The input holds NaN, for which a network in integers has no code.")
-        values: dict[str, NDArray[Any]] = {self._input: x}
+        values: dict[str, NDArray[Any]] = dict(given)
         for stage in self.stages:
             try:
                 values.update(zip(stage.outputs, stage(values), strict=True))
@@ -182,18 +193,26 @@ class EngineSession:
                 raise DovetailError(f"The network cannot be run on this input: {error}.") from None
             except MemoryError:
                 raise DovetailError(
-                    f"There is not enough memory for a batch of {len(x)}; give fewer at a time."
+                    f"There is not enough memory for a batch of {max(batches, default=1)}; give fewer at a time."
                 ) from None
-        return values[self._output]
+        fixed = self.plan.network.constants
+        return {name: values[name] if name in values else fixed[name] for name in self.outputs}
 
-    def _planned_for(self, shape: tuple[int, ...]) -> EngineSession:
-        """The same for one shape; the latest is the last."""
-        session = self._planned.pop(shape, None)
+    def _planned_for(self, given: Mapping[str, NDArray[Any]]) -> EngineSession:
+        """The same for the shapes of these inputs; the latest is the last."""
+        shapes = {
+            entry.name: tuple(
+                None if axis == entry.batch else side for axis, side in enumerate(given[entry.name].shape)
+            )
+            for entry in self.inputs
+        }
+        key = tuple(shapes.values())
+        session = self._planned.pop(key, None)
         if session is None:
             session = type(self).__new__(type(self))
-            session._prepare(self._model.of_shape(self._input, shape), self.threads, self.packing)
+            session._prepare(self._model.of_shapes(shapes), self.threads, self.packing)
             session.artefact = None
-        self._planned[shape] = session
+        self._planned[key] = session
         for first in list(self._planned)[:-MOST_SHAPES]:
             self._planned.pop(first, None)
         return session
@@ -201,8 +220,13 @@ class EngineSession:
     def _latest(self) -> EngineSession:
         return list(self._planned.values())[-1]
 
+    @property
+    def integers(self) -> bool:
+        """Whether any of it is computed in integers; where sides of the inputs are open, for what was run last."""
+        return self._latest()._integers if self._planned else self._integers
+
     def describe(self) -> list[Operation]:
-        """What is run, in order; where sides of the input are open, for the shape that was run last."""
+        """What is run, in order; where sides of the inputs are open, for what was run last."""
         if self._planned:
             return self._latest().describe()
         rows = []
@@ -221,12 +245,22 @@ class EngineSession:
     def memory(self, batch: int = 1) -> Memory:
         """What the activations of a batch need in the engine, its stages one after the other.
 
-        Where sides of the input are open, that is for the shape that was run last.
+        Where sides of the inputs are open, that is for what was run last.
         """
         if self._planned:
             return self._latest().memory(batch)
         sizes = [stage.program.memory(batch) for stage in self.stages if isinstance(stage, NativeStage)]
         return Memory(max((peak for peak, _ in sizes), default=0), max((bound for _, bound in sizes), default=0))
+
+
+def _input(value: ValueInfoProto, batch: int | None) -> Input:
+    """Raises ArtefactError where no array of numpy's holds what the network reads."""
+    tensor = value.type.tensor_type
+    kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    if kind is None or kind.kind not in "biuf":
+        raise ArtefactError(f"The network's input {value.name} is no tensor of numbers, which a session reads.")
+    shape = tuple(side.dim_value if side.dim_value > 0 else None for side in tensor.shape.dim)
+    return Input(value.name, kind, shape, batch)
 
 
 def checked_threads(threads: int | None) -> int:

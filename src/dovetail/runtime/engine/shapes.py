@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
@@ -45,8 +45,16 @@ class Shapes:
 
 def shapes_of(model: ModelProto, constants: Constants, inputs: list[ValueInfoProto]) -> Shapes:
     """Raises ArtefactError on a model whose values do not fit together."""
-    (two, known_two), (three, known_three) = (_inferred(model, constants, inputs, batch) for batch in (2, 3))
+    axes = batch_axes(inputs)
+    try:
+        (two, known_two), (three, known_three) = (_inferred(model, constants, inputs, axes, n) for n in (2, 3))
+    except ArtefactError:
+        if len(inputs) == 1:
+            raise
+        values, _ = _inferred(model, constants, inputs, {}, 1)  # what they have in common may be no batch
+        return Shapes(types={name: kind for name, (kind, _) in values.items()})
     found = Shapes(types={name: kind for name, (kind, _) in two.items()})
+    found.types |= {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in known_two.items()}
     for name, (kind, shape) in two.items():
         axis = _batch_axis(shape, three.get(name, (0, ()))[1])
         if kind == TensorProto.FLOAT and axis is not None and min(shape) > 0:
@@ -64,6 +72,21 @@ def shapes_of(model: ModelProto, constants: Constants, inputs: list[ValueInfoPro
     return found
 
 
+def batch_axes(inputs: list[ValueInfoProto]) -> dict[str, int]:
+    """The axis along which each input grows with the batch, of those that do: the first input's first axis.
+
+    So does another input's first axis if it is as open, or as large; or else the first one of the same name.
+    """
+    sides = {value.name: list(value.type.tensor_type.shape.dim) for value in inputs}
+    batch = next((of_input[0] for of_input in sides.values() if of_input), None)
+    axes = {}
+    for name, of_input in sides.items():
+        alike = [axis for axis, side in enumerate(of_input) if side == batch and (axis == 0 or side.dim_param)]
+        if alike:
+            axes[name] = alike[0]
+    return axes
+
+
 def _batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> int | None:
     """The one axis along which two images and three differ, as they should."""
     differing = [axis for axis, sides in enumerate(zip(two, three, strict=False)) if sides[0] != sides[1]]
@@ -76,12 +99,12 @@ Inferred = dict[str, tuple[int, tuple[int, ...]]]
 
 
 def _inferred(
-    model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], batch: int
+    model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], axes: Mapping[str, int], batch: int
 ) -> tuple[Inferred, dict[str, Array]]:
     """Of every value for a batch; and the values that follow from shapes alone, by which more shapes may be known."""
     known: dict[str, Array] = {}
     while True:
-        values = _infer(model, constants.joined(known), inputs, batch)
+        values = _infer(model, constants.joined(known), inputs, axes, batch)
         before = len(known)
         for node in model.graph.node:
             if not known.keys() >= {*node.output}:
@@ -119,16 +142,19 @@ def _computed(
     return dict(zip(node.output, map(np.asarray, results), strict=False))
 
 
-def _infer(model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], batch: int) -> Inferred:
+def _infer(
+    model: ModelProto, constants: Constants, inputs: list[ValueInfoProto], axes: Mapping[str, int], batch: int
+) -> Inferred:
     light = ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     light.graph.name = "shapes"
     light.graph.node.extend(node for node in model.graph.node if not constants.keys() >= {*node.output} - {""})
     for value in inputs:
         entry = light.graph.input.add()
         entry.CopyFrom(value)
-        if entry.type.tensor_type.shape.dim:
-            entry.type.tensor_type.shape.dim[0].dim_value = batch
-    for value in model.graph.output:
+        if value.name in axes:
+            entry.type.tensor_type.shape.dim[axes[value.name]].dim_value = batch
+    given = {value.name for value in inputs}
+    for value in (output for output in model.graph.output if output.name not in given):
         light.graph.output.add(name=value.name).type.tensor_type.elem_type = value.type.tensor_type.elem_type
     light = outlined(light, constants)
     check_sizes(light)
