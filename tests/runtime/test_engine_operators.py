@@ -132,6 +132,16 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
                {"v": normal(7, 6, 1, 1), "shape": ints(0, 7, 20)}),
     "means": ("N,6,4,5", "a = Relu(x) b = ReduceMean <keepdims=0> (a, axes) y = Gemm(b, w)",
               {"axes": ints(2, 3), "w": normal(6, 4)}),
+    "means of steps": ("N,6,20", "a = Sigmoid(x) b = ReduceMean <keepdims=0> (a, first) y = Gemm(b, w)",
+                       {"first": ints(1), "w": normal(20, 4)}),
+    "sums and maxima": ("N,6,20", "a = Sigmoid(x) b = ReduceSum(a, first) c = ReduceSum(a, last) "
+        "d = ReduceMax(b, last) e = ReduceMax(a, first) f = Add(b, e) g = ReduceSum(c, first) h = Sub(f, b) "
+        "i = Concat <axis=2> (d, g, h) y = Relu(i)", {"first": ints(1), "last": ints(2)}),
+    "sums of a picture": ("N,6,4,5", "a = Conv(x, w) b = Transpose <perm=[0,2,3,1]> (a) "
+        "c = ReduceSum <keepdims=0> (b, places) d = ReduceMax <keepdims=0> (a, places) "
+        "e = ReduceSum <keepdims=0> (a, ends) y = Concat <axis=1> (c, d, e)",
+        {"w": normal(7, 6, 1, 1), "places": ints(1, 2), "ends": ints(2, 3)}),
+    "sums of a stranger": ("N,6,4,5", "y = ReduceSum <keepdims=0> (x, axes)", {"axes": ints(1, 3)}),
     "squeezed": ("N,6,1,1", "a = Relu(x) b = Squeeze(a, axes) c = Sigmoid(b) y = Unsqueeze(c, axes)",
                  {"axes": ints(2, 3)}),
     "reshaped": ("N,6,4,5", "y = Reshape(x, shape)", {"shape": ints(0, 3, 40)}),

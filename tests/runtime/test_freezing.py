@@ -17,8 +17,9 @@ from dovetail.formats import Codebook, Float, Layout
 from dovetail.methods import Magnitude
 from dovetail.methods.method import Context
 from dovetail.networks import NETWORKS
-from dovetail.runtime import Artefact, Session, export_onnx, freeze, to_torch
+from dovetail.runtime import Artefact, EngineSession, Session, export_onnx, freeze, to_torch
 from dovetail.runtime.container import unpack
+from dovetail.runtime.session import assemble
 
 
 class Branches(nn.Module):
@@ -249,6 +250,28 @@ def test_weights_are_never_folded_into_something_else() -> None:
     artefact = freeze(model, torch.randn(2, 6))
     for name, weight in model.state_dict().items():
         np.testing.assert_array_equal(artefact.tensors[name].decode(), weight.numpy())
+
+
+class Responses(nn.Module):
+    """Local response normalisation as a layer, of odd and of even size, and as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd, self.even = nn.LocalResponseNorm(5, 0.1, 0.6, 2.0), nn.LocalResponseNorm(4, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.local_response_norm(self.even(self.odd(x)), 3, 0.2)
+
+
+def test_local_response_normalisation_is_one_node_where_onnx_has_the_same() -> None:
+    module = Responses()
+    artefact = freeze(module, torch.randn(2, 9, 4, 4))
+    nodes = assemble(artefact).graph.node
+    assert [node.op_type for node in nodes].count("LRN") == 1 and len(nodes) > 10
+    x = torch.randn(3, 9, 4, 4)
+    np.testing.assert_allclose(EngineSession(artefact, 1)(x.numpy()), module(x).numpy(), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(module.odd(x), F.local_response_norm(x, 5, 0.1, 0.6, 2.0))  # the module is as it was
+    freeze(nn.LocalResponseNorm(3), torch.randn(2, 9, 4))  # of three dimensions ONNX Runtime has none
 
 
 def test_scalars_and_other_memory_orders_are_kept() -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def _export(model: nn.Module, example: Tensor) -> tuple[ModelProto, list[str]]:
     them.
     """
     batch = torch.export.Dim("batch")
-    with _silence():
+    with _silence(), _responses_as_one_node(model):
         try:
             program = torch.onnx.export(
                 model,
@@ -230,6 +231,26 @@ def _run_with_errors(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _responses_as_one_node(model: nn.Module) -> Iterator[None]:
+    """Local response normalisation as ONNX's LRN, which the exporter would write as eight nodes."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.LocalResponseNorm) and layer.size % 2]
+    for layer in layers:  # of an even window ONNX has the middle elsewhere
+        layer.forward = partial(_local_response, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _local_response(layer: nn.LocalResponseNorm, x: Tensor) -> Tensor:
+    if x.ndim != 4:  # runtimes have it for pictures only
+        return nn.LocalResponseNorm.forward(layer, x)
+    settings: dict[str, Any] = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "bias": layer.k}
+    return torch.onnx.ops.symbolic("LRN", [x], settings, dtype=x.dtype, shape=x.shape)
 
 
 @contextmanager

@@ -134,18 +134,23 @@ def pool(plan: Plan, node: Node) -> None:
     plan.add(layer)
 
 
-def mean(plan: Plan, node: Node) -> None:
-    """ReduceMean over the places of a picture."""
-    value = node.inputs[0]
+def reduce(plan: Plan, node: Node) -> None:
+    """ReduceMax, ReduceMean or ReduceSum over the places of a picture, or the steps of a sequence."""
+    value, operator = node.inputs[0], node.operator
     shape, output = plan.shape(value), plan.shape(node.outputs[0])
-    axes = _axes(plan, node)
-    first = plan.layout(value) is Layout.FIRST
-    demand(len(shape) == 3 and axes == ([2, 3] if first else [1, 2]), "a mean over other than the places of a picture")
-    rows, columns, channels = sides(shape, plan.layout(value))
-    kept = output if len(output) == 3 else (channels, 1, 1) if first else (1, 1, channels)
-    window = (rows, columns, rows, columns, 1, 1, 0, 0)
+    rank, axes = len(shape), _axes(plan, node)
+    over = {Layout.FIRST: list(range(2, rank + 1)), Layout.LAST: list(range(1, rank))}
+    layout = next((side for side in (plan.layout(value), *over) if over[side] == axes), None)
+    if rank not in (2, 3) or layout is None:
+        raise Lacking("a reduction over other than the places of a picture or the steps of a sequence")
+    rows, columns, channels = sides(shape, layout)
+    kept = tuple(side if axis == layout % rank else 1 for axis, side in enumerate(shape))
     pooled = node.outputs[0] if kept == output else f"{node.outputs[0]} as a picture"
-    plan.add(Pool("ReduceMean", "ReduceMean", [value], pooled, kept, plan.layout(value), window=window, kind=1))
+    layer = Pool(operator, operator, [value], pooled, kept, layout, kind=0 if operator == "ReduceMax" else 1)
+    layer.window = (rows, columns, rows, columns, 1, 1, 0, 0)
+    if operator == "ReduceSum":
+        layer.epilogue.scale = np.full(channels, float(rows * columns))
+    plan.add(layer)
     if kept != output:
         plan.network.shapes[pooled] = kept
         plan.view(node.outputs[0], pooled)
@@ -338,7 +343,9 @@ COMPUTING: dict[str, Translate] = {
     "MatMul": multiply_matrix,
     "MaxPool": pool,
     "Mul": arithmetic,
-    "ReduceMean": mean,
+    "ReduceMax": reduce,
+    "ReduceMean": reduce,
+    "ReduceSum": reduce,
     "Round": round_value,
     "Softmax": softmax,
     "Sub": arithmetic,
