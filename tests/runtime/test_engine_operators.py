@@ -262,6 +262,22 @@ def test_sums_of_codes_are_added_in_the_convolution() -> None:
     assert (np.abs(found - expected) > 1e-5).mean() < 0.05
 
 
+def test_what_is_constant_or_a_shape_is_computed_as_the_models_version_has_it() -> None:
+    """Until version 13 the axes of these were attributes."""
+    proto = onnx.parser.parse_model("""
+        <ir_version: 6, opset_import: ["" : 11]>
+        g (float[N, 6, 4, 5] x) => (float y) {
+            s = Shape (x)  d = Gather (s, third)  e = Unsqueeze <axes = [0]> (d)  f = Concat <axis = 0> (zero, minus, e)
+            r = Reshape (x, f)  w = Unsqueeze <axes = [0]> (row)  v = ReduceSum <axes = [0], keepdims = 0> (w)
+            y = Add (r, v)
+        }""")
+    constants = {"third": np.int64(3), "zero": ints(0), "minus": ints(-1), "row": normal(5)}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items())
+    session, x = EngineSession.from_onnx(proto, 1), normal(3, 6, 4, 5)
+    assert {operation.runner for operation in session.describe()} == {"native"}
+    np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-6)
+
+
 def test_what_runs_elsewhere_is_said() -> None:
     proto = model("N,3,4", "a = Relu(x) b = Atan(a) y = CumSum(b, axis)", {"axis": ints(1)})
     found = {operation.layer: operation.runner for operation in EngineSession.from_onnx(proto, 1).describe()}

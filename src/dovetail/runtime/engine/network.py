@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
-from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
-from dovetail.runtime.constants import Constants, OpenModel
+from dovetail.runtime.constants import Constants, OpenModel, evaluate
 from dovetail.runtime.engine.node import Grid, Node
 from dovetail.runtime.engine.patterns import put_together
 from dovetail.runtime.engine.shapes import Shapes, shapes_of
@@ -83,10 +82,9 @@ def _fold(proto: NodeProto, constants: Constants, coded: dict[str, Coded], model
     if proto.op_type == "DequantizeLinear" and _put_off(proto.output[0], names, attributes, constants, coded):
         return None
     try:
-        results = ReferenceEvaluator(proto, opsets=_opsets(model)).run(None, {n: constants[n] for n in names})
-    except Exception as error:  # noqa: BLE001 - an evaluator of 200 operators; whatever it finds wrong is the model's
+        constants.update(evaluate(proto, {name: constants[name] for name in names}, model))
+    except Exception as error:  # noqa: BLE001 - whatever it finds wrong is the model's
         raise ArtefactError(f"A constant of the network cannot be computed: {proto.op_type}: {error}.") from None
-    constants.update(zip(proto.output, map(np.asarray, results), strict=False))
     return None
 
 
@@ -109,10 +107,6 @@ def _put_off(
     if codes.dtype == np.int8:
         coded[output] = Coded(codes, scales.reshape(-1), axis)
     return True
-
-
-def _opsets(model: ModelProto) -> dict[str, int]:
-    return {entry.domain: entry.version for entry in model.opset_import}
 
 
 def _without_identities(nodes: list[Node], ends: set[str]) -> list[Node]:

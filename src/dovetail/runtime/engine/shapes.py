@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
-from onnx.reference import ReferenceEvaluator
 
 from dovetail.errors import ArtefactError
-from dovetail.runtime.constants import Constants, outlined
+from dovetail.runtime.constants import Constants, evaluate, outlined
 from dovetail.runtime.sizes import check_sizes
 
 Array = NDArray[Any]
@@ -134,12 +133,10 @@ def _computed(
             return {}
     else:
         return {}
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
     try:
-        results = ReferenceEvaluator(node, opsets=opsets).run(None, given)
-    except Exception:  # noqa: BLE001 - an evaluator of 200 operators; what it cannot compute is not known
+        return evaluate(node, given, model)
+    except Exception:  # noqa: BLE001 - what it cannot compute is not known
         return {}
-    return dict(zip(node.output, map(np.asarray, results), strict=False))
 
 
 def _infer(
