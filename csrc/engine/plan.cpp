@@ -210,7 +210,7 @@ class Builder {
       check(values->empty() || values->size() == channels, "a scale or bias for other channels");
     epilogue.rounding = grid();
     epilogue.residual = reader_.integer(0, 1, "a flag") == 1;
-    epilogue.activation = Activation(reader_.integer(0, int(Activation::elu), "an activation"));
+    epilogue.activation = Activation(reader_.integer(0, int(Activation::step), "an activation"));
     epilogue.low = reader_.number<float>();
     epilogue.high = reader_.number<float>();
     check(epilogue.low <= epilogue.high, "limits that cross");

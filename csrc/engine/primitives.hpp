@@ -50,7 +50,8 @@ struct StoredPrimitives {
 };
 
 enum class Activation : std::uint8_t {
-  none, relu, hard_swish, sigmoid, silu, tanh, gelu, erf, exponential, square_root, absolute, elu
+  none, relu, hard_swish, sigmoid, silu, tanh, gelu, erf, exponential, square_root, absolute, elu,
+  step  // the largest number from zero on, minus it below: the limits then are two values to choose from
 };
 
 // Multiples of `scale` from `least` to `most` times it; none where the scale is 0.

@@ -20,7 +20,7 @@ from dovetail.runtime.engine.session import OPERATORS
 ALSO = {"Constant"}
 WITHOUT_A_BATCH = {
     "Cast", "Concat", "Gather", "LayerNormalization", "Max", "Min", "Pad", "Pow", "ReduceMean", "Reshape", "Split",
-    "Swish",
+    "Swish", "Where",
 }  # fmt: skip
 """Their node tests go over the first axis, have no other, or two inputs or outputs; see test_engine_operators.py."""
 STEPS_FIRST = {"GRU", "LSTM"}

@@ -196,6 +196,14 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
         "i = Pow(h, two) y = Div(x, i)",
         {"shape": ints(-1, 1, 4, 20, 5), "pads": ints(0, 0, 0, 1, 0, 0, 0, 0, 1, 0), "one": ints(1),
          "two": np.float32(2)}),
+    "choices": ("N,6,5,5", "a = Conv(x, w) b = GreaterOrEqual(a, zero) c = Where(b, one, minus) d = Conv(c, v) "
+                "e = GreaterOrEqual(c, zero) f = Where(e, half, zero) g = Add(d, f) h = GreaterOrEqual(x, zero) "
+                "i = Where(h, one, half) j = Conv(i, u) y = Add(g, j)",
+                {"w": normal(4, 6, 1, 1), "v": normal(4, 4, 1, 1), "u": normal(4, 6, 1, 1), "zero": np.float32(0),
+                 "one": np.float32(1), "minus": np.float32(-1), "half": np.float32(0.5)}),
+    "choices of a stranger": ("N,6,5,5", "a = GreaterOrEqual(x, one) y = Where(a, x, one)", {"one": np.float32(1)}),
+    "falling choices of a stranger": ("N,6,5,5", "a = GreaterOrEqual(x, zero) y = Where(a, zero, one)",
+                                      {"one": np.float32(1), "zero": np.float32(0)}),
     "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
     "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
     "only strangers": ("N,3,4", "y = Atan(x)", {}),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dovetail.methods import METHODS
 from dovetail.methods.method import Context
-from dovetail.runtime import Artefact, Session, freeze, to_qdq
+from dovetail.runtime import Artefact, EngineSession, Session, freeze, to_qdq
 from dovetail.runtime.integer import IntegerNetwork, integer_network
 from dovetail.runtime.steps import Concatenate, Convolution, Operations, Product, Rescale
 
@@ -65,6 +65,17 @@ class TestSigns:
         (found,) = session.run(None, {"input": IMAGES.numpy()})
         expected = Session(artefact)(IMAGES.numpy())
         assert np.linalg.norm(found - expected) < 0.005 * np.linalg.norm(expected)
+
+    @pytest.mark.parametrize("ends", [("0", "7"), ()])
+    def test_the_engine_chooses_and_multiplies_them_natively(self, method: str, ends: tuple[str, ...]) -> None:
+        model = applied(network(), method, **SIGNS[method])
+        artefact = freeze(applied(model, "ptq", layers=ends) if ends else model, IMAGES)
+        engine = EngineSession(artefact, 1)
+        rows = engine.describe()
+        assert {row.runner for row in rows} == {"native"}
+        assert any("int8" in row.kernel for row in rows)
+        expected = Session(artefact)(IMAGES.numpy())
+        assert np.linalg.norm(engine(IMAGES.numpy()) - expected) < 0.005 * np.linalg.norm(expected)
 
 
 def test_a_factorised_layer_multiplies_by_its_scales_only() -> None:

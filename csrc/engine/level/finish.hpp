@@ -1,5 +1,6 @@
 // Sums become outputs.
 #pragma once
+#include <limits>
 #include <type_traits>
 
 #include "vector.hpp"
@@ -55,6 +56,8 @@ inline Float whole_exponential(Float x) {
   return half * half;
 }
 
+constexpr float farthest = std::numeric_limits<float>::max();
+
 inline Float activate(Float x, Activation activation) {
   switch (activation) {
     case Activation::none: return x;
@@ -69,6 +72,7 @@ inline Float activate(Float x, Activation activation) {
     case Activation::square_root: return square_root(x);
     case Activation::absolute: return absolute(x);
     case Activation::elu: return x > 0.0f ? x : exponential(x) - 1.0f;
+    case Activation::step: return x >= 0.0f ? constant(farthest) : constant(-farthest);
   }
   return x;
 }
@@ -179,6 +183,7 @@ void finish(const Finish<Sum>& f) {
     case Activation::square_root: return finish_with<Sum, Activation::square_root>(f);
     case Activation::absolute: return finish_with<Sum, Activation::absolute>(f);
     case Activation::elu: return finish_with<Sum, Activation::elu>(f);
+    case Activation::step: return finish_with<Sum, Activation::step>(f);
   }
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from dovetail.runtime.engine.layers import Activation, Arithmetic, Elementwise
 from dovetail.runtime.engine.node import Node
 from dovetail.runtime.engine.operators import arithmetic, constant_of, demand, optional_constant, per_channel
-from dovetail.runtime.engine.planner import Plan, Translate, activate, affine, limit
+from dovetail.runtime.engine.planner import Plan, Translate, activate, affine, choose, limit
 
 
 def _activation(kind: Activation) -> Translate:
@@ -137,4 +137,5 @@ FUNCTIONS: dict[str, Translate] = {
     "Sqrt": _activation(Activation.SQUARE_ROOT),
     "Swish": _only(lambda node: _alpha(node, 1.0) == 1.0, "another alpha than 1", _activation(Activation.SILU)),
     "Tanh": _activation(Activation.TANH),
+    "Where": choose,
 }

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 class Activation(IntEnum):
     """As in csrc/engine/primitives.hpp."""
 
-    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ERF, EXPONENTIAL, SQUARE_ROOT, ABSOLUTE, ELU = range(12)
+    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ERF, EXPONENTIAL, SQUARE_ROOT, ABSOLUTE, ELU, STEP = range(13)
 
 
 class Arithmetic(IntEnum):

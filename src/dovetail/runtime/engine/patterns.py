@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.runtime.engine.node import Node
+from dovetail.runtime.engine.node import Grid, Node
 
 Pattern = tuple[Any, ...] | str | float
 Found = dict[str, str]
@@ -31,6 +31,8 @@ SQUARES = ("Squeeze", ("AveragePool", ("Pad", ("Reshape", ("Mul", "x", "x"), "sh
 RESPONSE = tuple(("Pow", ("Add", ("Mul", mean, "alpha"), "bias"), "beta")
                  for mean in (SQUARES, ("Reshape", SQUARES, "as before")))  # fmt: skip
 
+CHOICE = ("Where", ("GreaterOrEqual", "x", 0.0), "above", "below")
+
 PATTERNS: list[tuple[str, Pattern]] = [
     *(("Gelu", ("Mul", ("Mul", "x", erf), 0.5)) for erf in (ERF, ERF_TOO)),
     *(("Gelu", ("Mul", ("Mul", "x", 0.5), erf)) for erf in (ERF, ERF_TOO)),
@@ -42,6 +44,8 @@ PATTERNS: list[tuple[str, Pattern]] = [
     ("Swish", ("Mul", "x", ("Sigmoid", ("Mul", "x", 1.0)))),
     ("LayerNormalization", ("Add", ("Mul", ("Div", DIFFERENCE, DEVIATION), "scale"), "shift")),
     *(("LRN", ("Div", "x", response)) for response in RESPONSE),
+    ("Where", CHOICE),
+    ("Where", ("DequantizeLinear", CHOICE, "scale of codes", "zero")),
 ]
 
 
@@ -55,6 +59,9 @@ class Graph:
     def number(self, name: str) -> float | None:
         constant = self.constants.get(name)
         return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+    def kind(self, name: str) -> np.dtype[Any]:
+        return self.constants[name].dtype
 
     def matches(self, pattern: Pattern, name: str, found: Found) -> Iterator[tuple[Found, list[Node]]]:
         """Each way in which a value is the pattern, what is `found` already given: all variables, and the nodes."""
@@ -142,7 +149,22 @@ def _local_response(graph: Graph, found: Found, parts: list[Node]) -> dict[str, 
     return {"size": size, "before": before, "summed": shape[2:], **numbers}
 
 
-SETTINGS = {"LayerNormalization": _layer_normalisation, "LRN": _local_response}
+def _choice(graph: Graph, found: Found, parts: list[Node]) -> dict[str, Any] | None:
+    """Two numbers or, with a scale, two codes."""
+    above, below = (graph.number(found[name]) for name in ("above", "below"))
+    if above is None or below is None or not below < above:
+        return None
+    if "zero" not in found:
+        return {"low": below, "high": above, "grid": None}
+    scale, zero, kind = graph.number(found["scale of codes"]), graph.number(found["zero"]), graph.kind(found["zero"])
+    if scale is None or zero is None or kind not in (np.int8, np.uint8) or not scale > 0:
+        return None
+    up = 128 if kind == np.int8 else 0
+    grid = Grid(scale, *(int(code) + up for code in (zero, below, above)))
+    return {"low": (below - zero) * scale, "high": (above - zero) * scale, "grid": grid}
+
+
+SETTINGS = {"LayerNormalization": _layer_normalisation, "LRN": _local_response, "Where": _choice}
 """The attributes of a function that has some, or None where it is another one."""
 
 

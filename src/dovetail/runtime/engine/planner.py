@@ -14,6 +14,7 @@ from dovetail.runtime.engine.layers import (
     Convolution,
     Copy,
     Elementwise,
+    Epilogue,
     Layer,
     Layout,
     Pool,
@@ -284,6 +285,21 @@ def activate(plan: Plan, node: Node, activation: Activation) -> None:
         return
     layer.epilogue.activation = activation
     plan.extend(layer, output)
+
+
+def choose(plan: Plan, node: Node) -> None:
+    """One of two numbers by the sign of a value, at the end of the layer that makes it if that can be."""
+    if "low" not in node.attributes:
+        raise Lacking("a choice by something else than a sign, or of other than two numbers")
+    ends = {name: node.attributes[name] for name in ("low", "high", "grid")}
+    value, output = node.inputs[0], node.outputs[0]
+    layer = _with_epilogue(plan, value)
+    if layer is None:
+        layer = Elementwise("Where", "Where", [value], output, plan.shape(value), plan.layout(value))
+        layer.epilogue = Epilogue(activation=Activation.STEP, **ends)
+        return plan.add(layer)
+    layer.epilogue = replace(layer.epilogue, activation=Activation.STEP, **ends)
+    return plan.extend(layer, output)
 
 
 def limit(plan: Plan, node: Node, low: float, high: float) -> None:
