@@ -9,9 +9,8 @@ namespace dovetail::engine {
 
 namespace {
 
-bool same_shape(const Tensor& a, const Tensor& b) {
-  return a.rows == b.rows && a.columns == b.columns && a.channels == b.channels;
-}
+bool same_pixels(const Tensor& a, const Tensor& b) { return a.rows == b.rows && a.columns == b.columns; }
+bool same_shape(const Tensor& a, const Tensor& b) { return same_pixels(a, b) && a.channels == b.channels; }
 
 // Calls function(a, b) for the first `channels` values of each pixel; the others become zero, which is never NaN.
 template <class Function>
@@ -28,6 +27,7 @@ void calculate(Arithmetic arithmetic, const float* a, float unit_a, const float*
                int channels, int padded, float* result) {
   const auto each = [&](const auto& function) { each_value(a, b, pixels, channels, padded, result, function); };
   switch (arithmetic) {
+    case Arithmetic::add: return each([=](float x, float y) { return x * unit_a + y * unit_b; });
     case Arithmetic::subtract: return each([=](float x, float y) { return x * unit_a - y * unit_b; });
     case Arithmetic::multiply: return each([=](float x, float y) { return x * unit_a * (y * unit_b); });
     case Arithmetic::divide: return each([=](float x, float y) { return x * unit_a / (y * unit_b); });
@@ -46,7 +46,8 @@ void calculate(Arithmetic arithmetic, const float* a, float unit_a, const float*
 Elementwise::Elementwise(const Tensor& a, const Tensor* b, const Tensor& output, Arithmetic arithmetic,
                          Epilogue epilogue)
     : arithmetic_(arithmetic),
-      vector_(b && !same_shape(a, *b)),
+      numbers_(b && b->channels == 1 && a.channels > 1 && same_pixels(a, *b)),
+      vector_(b && !numbers_ && !same_shape(a, *b)),
       epilogue_(completed(std::move(epilogue), output)),
       pixels_(pixels_at_once(output)),
       channels_(output.channels),
@@ -56,7 +57,7 @@ Elementwise::Elementwise(const Tensor& a, const Tensor* b, const Tensor& output,
                                   arithmetic <= Arithmetic::divide));
   if (!fits) throw std::invalid_argument("element-wise operation: shapes differ");
   // A code counts units, which are then part of the scale; where two are combined, values are what they stand for.
-  if (arithmetic == Arithmetic::none || vector_ || arithmetic == Arithmetic::add)
+  if (arithmetic == Arithmetic::none || vector_ || (arithmetic == Arithmetic::add && !numbers_))
     for (float& scale : epilogue_.scale) scale *= unit(a);
 }
 
@@ -93,9 +94,17 @@ void Elementwise::spread(const Run& run, float* all_room) const {
   });
 }
 
+// The numbers of some pixels of b, each for all channels of a.
+void Elementwise::repeat(const Place& b, int image, int row, int first, int count, float* to) const {
+  alignas(64) float pixel[lanes];
+  for (int p = 0; p < count; ++p, to += padded_)
+    std::fill(to, to + padded_, values_at(b, b.tensor->at(image, row, first + p), lanes, pixel)[0]);
+}
+
 void Elementwise::combine(const Run& run, float* all_room) const {
   const Place& a = run.reads[0];
-  const bool adds = arithmetic_ == Arithmetic::add, calculates = arithmetic_ > Arithmetic::add;
+  const bool adds = arithmetic_ == Arithmetic::add && !numbers_;
+  const bool calculates = arithmetic_ > Arithmetic::add || numbers_;
   const Place* residual = adds ? &run.reads[1] : nullptr;
   each_row(run, [&](int thread, int image, int row) {
     float* room = all_room + std::ptrdiff_t(thread) * (2 * pixels_ + 3) * padded_;
@@ -106,7 +115,12 @@ void Elementwise::combine(const Run& run, float* all_room) const {
       const float* values = values_at(a, a.tensor->at(image, row, first), size, room);
       if (calculates) {
         const Place& b = run.reads.back();
-        const float* others = values_at(b, b.tensor->at(image, row, first), size, room + pixels_ * padded_);
+        float* const more_room = room + pixels_ * padded_;
+        const float* others = more_room;
+        if (numbers_)
+          repeat(b, image, row, first, count, more_room);
+        else
+          others = values_at(b, b.tensor->at(image, row, first), size, more_room);
         calculate(arithmetic_, values, unit(*a.tensor), others, unit(*b.tensor), count, channels_, padded_, room);
         values = room;
       }

@@ -1,4 +1,5 @@
-// Arithmetic on each value: of one tensor, of two of the same shape, or of one and a vector for all its pixels.
+// Arithmetic on each value: of one tensor, of two of the same shape, or of one and a vector for all its pixels, or a
+// number for each of them.
 #pragma once
 #include "operation.hpp"
 
@@ -22,9 +23,11 @@ class Elementwise : public Operation {
  private:
   void spread(const Run& run, float* room) const;
   void combine(const Run& run, float* room) const;
+  void repeat(const Place& b, int image, int row, int first, int count, float* to) const;
 
   Arithmetic arithmetic_;
-  bool vector_;  // b is one pixel for all of a's
+  bool numbers_;  // b is one channel for all of a's
+  bool vector_;   // b is one pixel for all of a's
   Epilogue epilogue_;
   int pixels_, channels_, padded_;
 };

@@ -204,6 +204,24 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
     "choices of a stranger": ("N,6,5,5", "a = GreaterOrEqual(x, one) y = Where(a, x, one)", {"one": np.float32(1)}),
     "falling choices of a stranger": ("N,6,5,5", "a = GreaterOrEqual(x, zero) y = Where(a, zero, one)",
                                       {"one": np.float32(1), "zero": np.float32(0)}),
+    "one number for each place": (
+        "N,6,4,5", "a = Conv(x, w) b = Conv(x, v) c = Mul(a, b) d = Sub(c, b) e = Add(b, d) f = Sigmoid(b) "
+        "g = Add(f, one) h = Div(e, g) y = Relu(h)",
+        {"w": normal(7, 6, 1, 1), "v": normal(1, 6, 1, 1), "one": np.float32(1)},
+    ),
+    "one number for each step": (
+        "N,6,20", "a = MatMul(x, w) b = MatMul(x, v) c = Mul(a, b) d = ReduceSum <keepdims=0> (c, first) "
+        "e = ReduceSum <keepdims=0> (b, first) f = Mul(d, e) y = Add(f, e)",
+        {"w": normal(20, 9), "v": normal(20, 1), "first": ints(1)},
+    ),
+    "means of channels": (
+        "N,6,4,5", "a = Sigmoid(x) b = ReduceMean <keepdims=1> (a, first) c = Mul(a, b) "
+        "d = ReduceSum <keepdims=1> (c, third) e = Transpose <perm=[0,2,3,1]> (c) "
+        "f = ReduceSum <keepdims=1> (e, third) g = Add(e, f) h = Transpose <perm=[0,3,1,2]> (g) y = Concat <axis=3> (h, d)",
+        {"first": ints(1), "third": ints(3)},
+    ),
+    "read both ways": ("N,4,5", "a = ReduceMax(x, last) b = ReduceMax(x, first) c = Sub(x, a) y = Add(c, b)",
+                       {"first": ints(1), "last": ints(2)}),
     "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
     "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
     "only strangers": ("N,3,4", "y = Atan(x)", {}),

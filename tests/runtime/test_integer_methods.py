@@ -78,6 +78,13 @@ class TestSigns:
         assert np.linalg.norm(engine(IMAGES.numpy()) - expected) < 0.005 * np.linalg.norm(expected)
 
 
+def test_the_scale_of_patches_is_native_too() -> None:
+    artefact = freeze(applied(network(), "xnor"), IMAGES)
+    engine, expected = EngineSession(artefact, 1), Session(artefact)(IMAGES.numpy())
+    assert {row.runner for row in engine.describe()} == {"native"}
+    np.testing.assert_allclose(engine(IMAGES.numpy()), expected, atol=1e-3 * np.abs(expected).max())
+
+
 def test_a_factorised_layer_multiplies_by_its_scales_only() -> None:
     """Of a picture: one multiplication for each of the maps between, additions for the factors, and shifts."""
     model = applied(applied(network(normalised=False), "ffn"), "dynamic_fixed_point", bias_bits=16)

@@ -58,7 +58,10 @@ def patch_means(layer: nn.Module, x: Tensor) -> Tensor:
     """
     if not isinstance(layer, CONVOLUTIONS):
         return x.mean(-1, keepdim=True)
-    means = x.view(-1, layer.groups, x.shape[1] // layer.groups, *x.shape[2:]).mean(2)
+    if layer.groups == 1:  # engines have a mean over all channels
+        means = x.mean(1, keepdim=True)
+    else:
+        means = x.view(-1, layer.groups, x.shape[1] // layer.groups, *x.shape[2:]).mean(2)
     box = x.new_full((layer.groups, 1, *layer.kernel_size), 1 / math.prod(layer.kernel_size))
     scale: Tensor = layer._conv_forward(means, box, None)
     return scale if layer.groups == 1 else scale.repeat_interleave(layer.out_channels // layer.groups, 1)

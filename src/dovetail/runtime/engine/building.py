@@ -146,10 +146,9 @@ class Builder:
 
     def source(self, value: str) -> tuple[int, Layout | None]:
         """A value as it lies already, or an array from outside, which has no layout of its own."""
-        root = self.plan.root(value)
-        if value == root and value in self.external and not any(key[0] == value for key in self.ids):
-            return self.external[value], None
         layout = self.plan.layout(value)
+        if value in self.external and not any(key[:2] == (value, layout) for key in self.ids):
+            return self.external[value], None
         return self.tensor(value, layout), layout
 
     def tensor(self, value: str, layout: Layout, codes: bool = True) -> int:

@@ -135,14 +135,16 @@ def pool(plan: Plan, node: Node) -> None:
 
 
 def reduce(plan: Plan, node: Node) -> None:
-    """ReduceMax, ReduceMean or ReduceSum over the places of a picture, or the steps of a sequence."""
+    """ReduceMax, ReduceMean or ReduceSum over the places of a picture, the steps of a sequence, or the channels."""
     value, operator = node.inputs[0], node.operator
     shape, output = plan.shape(value), plan.shape(node.outputs[0])
     rank, axes = len(shape), _axes(plan, node)
+    if axes in ([1], [rank]) and operator != "ReduceMax" and len(output) == rank and (rank != 2 or axes == [rank]):
+        return _reduce_channels(plan, node, Layout.LAST if axes == [rank] else Layout.FIRST)
     over = {Layout.FIRST: list(range(2, rank + 1)), Layout.LAST: list(range(1, rank))}
     layout = next((side for side in (plan.layout(value), *over) if over[side] == axes), None)
     if rank not in (2, 3) or layout is None:
-        raise Lacking("a reduction over other than the places of a picture or the steps of a sequence")
+        raise Lacking("a reduction over other than the places of a picture, the steps of a sequence or the channels")
     rows, columns, channels = sides(shape, layout)
     kept = tuple(side if axis == layout % rank else 1 for axis, side in enumerate(shape))
     pooled = node.outputs[0] if kept == output else f"{node.outputs[0]} as a picture"
@@ -154,6 +156,16 @@ def reduce(plan: Plan, node: Node) -> None:
     if kept != output:
         plan.network.shapes[pooled] = kept
         plan.view(node.outputs[0], pooled)
+    return None
+
+
+def _reduce_channels(plan: Plan, node: Node, layout: Layout) -> None:
+    """A product by one row of equal weights."""
+    operator, value, output = node.operator, node.inputs[0], node.outputs[0]
+    channels = plan.shape(value)[layout]
+    layer = Convolution(operator, operator, [value], output, plan.shape(output), layout)
+    layer.weights = np.full((1, channels, 1, 1), 1 / channels if operator == "ReduceMean" else 1.0, np.float32)
+    _finish_product(plan, layer, None, None)
 
 
 def _axes(plan: Plan, node: Node) -> list[int]:
@@ -175,8 +187,9 @@ def arithmetic(plan: Plan, node: Node) -> None:
     if math.prod(left) < math.prod(right) and node.operator in ("Add", "Mul"):
         first, second, left, right = second, first, right, left
     layout = plan.layout(first)
-    vector = len(left) == len(right) and sides(right, layout) == (1, 1, left[layout])
-    demand(left == right or vector, "values of two shapes")
+    rows, columns, channels = sides(left, layout)
+    repeated = len(left) == len(right) and sides(right, layout) in ((1, 1, channels), (rows, columns, 1))
+    demand(left == right or repeated, "values of two shapes")
     demand(left == plan.shape(node.outputs[0]), "values of two shapes")
     plan.add(Elementwise(node.operator, node.operator, [first, second], node.outputs[0], left, layout,
                          arithmetic=kind[node.operator]))  # fmt: skip
