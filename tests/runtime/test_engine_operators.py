@@ -217,7 +217,8 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
     "means of channels": (
         "N,6,4,5", "a = Sigmoid(x) b = ReduceMean <keepdims=1> (a, first) c = Mul(a, b) "
         "d = ReduceSum <keepdims=1> (c, third) e = Transpose <perm=[0,2,3,1]> (c) "
-        "f = ReduceSum <keepdims=1> (e, third) g = Add(e, f) h = Transpose <perm=[0,3,1,2]> (g) y = Concat <axis=3> (h, d)",
+        "f = ReduceSum <keepdims=1> (e, third) g = Add(e, f) h = Transpose <perm=[0,3,1,2]> (g) "
+        "y = Concat <axis=3> (h, d)",
         {"first": ints(1), "third": ints(3)},
     ),
     "read both ways": ("N,4,5", "a = ReduceMax(x, last) b = ReduceMax(x, first) c = Sub(x, a) y = Add(c, b)",
