@@ -3,9 +3,10 @@
     python benchmarks/lowbit.py [CASE ...] [--threads 2] [--work FOLDER] [--list]
 
 Rows without training see 1,000 training images without their labels, or none at all ("data-free"). The others are
-trained for EPOCHS epochs on the whole training set, the original as their teacher. Accuracy is that of the file in ONNX
-Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not run again unless it is named; a row
-that was interrupted goes on where it was, and its seconds are those of the last part. Draws results/lowbit.png.
+trained for EPOCHS epochs on the whole training set, shared out among a method's stages, the original as their teacher.
+Accuracy is that of the file in ONNX Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not
+run again unless it is named; a row that was interrupted goes on where it was, and its seconds are those of the last
+part. Draws results/lowbit.png.
 
 The rows of peers need their packages, in an environment of their own: see lowbit_peers.py.
 """
@@ -13,7 +14,7 @@ The rows of peers need their packages, in an environment of their own: see lowbi
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ ROWS = {
     "twn": Row(method("twn"), trained=True),
     "ttq": Row(method("ttq"), trained=True),
     "admm ternary": Row(method("admm"), trained=True),
+    "admm ternary, per filter": Row(method("admm", per_filter=True), trained=True),
     "admm binary": Row(method("admm", grid="binary"), trained=True),
+    "admm binary, per filter": Row(method("admm", grid="binary", per_filter=True), trained=True),
     "bwn": Row(method("bwn"), trained=True),
     "bwn, as published": Row(method("bwn", gradient="diagonal", centre=True), trained=True),
     "bwnh": Row(method("bwnh"), trained=True),
@@ -104,7 +107,8 @@ def ours(
     if isinstance(row.step, str):
         recipe = Recipe.load(row.step)
     else:
-        training = (gentle(TRAINING) if row.step.steep else TRAINING) if row.trained else None
+        staged = replace(TRAINING, epochs=EPOCHS // row.step.stages)
+        training = (gentle(staged) if row.step.steep else staged) if row.trained else None
         recipe = Recipe(name=row.step.name, steps=(RecipeStep(method=row.step, training=training),))
     compressed = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress)
     artefact = freeze(compressed.model, dataset.example())

@@ -51,7 +51,7 @@ IMAGES, SHIFTS = 256, 8
 HIGHEST = 7
 SEEDS = range(5)
 TRAINING = replace(lowbit.TRAINING, epochs=3)
-METHODS = ("twn", "ttq", "bwn", "bwn, as published", "admm binary")
+METHODS = ("twn", "ttq", "bwn", "bwn, as published", "admm binary", "admm binary, per filter")
 WIDE = ((32,), (64, 64), (128, 128), (384, 384))
 ESCALATE: dict[str, Any] = {"threshold": 0.7}
 ESCALATE_TRAINING: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 26}

@@ -77,6 +77,22 @@ def layer(grid: str = "ternary", **settings: float) -> tuple[nn.Linear, PulledTo
 
 
 class TestConstraint:
+    def test_the_scale_is_of_the_layer_or_if_asked_of_each_filter(self) -> None:
+        (weight,) = (parameter.detach().clone() for parameter in layer()[0].parameters())
+        for per_filter, scale in ((False, weight.abs().mean()), (True, weight.abs().mean(1, keepdim=True))):
+            model, held = layer("binary", per_filter=per_filter)
+            assert torch.allclose(held.goal, scale * torch.where(weight >= 0, 1.0, -1.0))
+            stored = layouts(model)["weight"].encode(bake(model).weight.detach().numpy())
+            assert stored.describe() == ("dense > binary(axis 0)" if per_filter else "dense > binary")
+
+    def test_ternary_filters_have_three_values_each(self) -> None:
+        model, held = layer(per_filter=True)
+        rows = [best_scale(row, GRIDS["ternary"]) for row in next(model.parameters()).detach()]
+        assert torch.equal(held.scale, torch.stack(rows)) and len(held.goal.unique()) > 3
+        assert all(len(row.unique()) == 3 for row in held.goal)
+        stored = layouts(model)["weight"].encode(bake(model).weight.detach().numpy())
+        assert stored.describe() == "dense > ternary(one scale, axis 0)"
+
     def test_the_pull_is_exact(self) -> None:
         model, held = layer()
         held.dual.normal_()
@@ -91,7 +107,7 @@ class TestConstraint:
         held.dual.copy_(dual)
         rho = held.rho
         held.update(weight, 3 * rho)
-        scale = best_scale(weight + dual, GRIDS["ternary"])
+        scale = best_scale((weight + dual).flatten(), GRIDS["ternary"])
         goal = scale * nearest(weight + dual, GRIDS["ternary"], scale)
         assert torch.equal(held.goal, goal) and held.rho == 3 * rho
         assert torch.allclose(held.rho * held.dual, rho * (dual + weight - goal))
@@ -163,6 +179,7 @@ class TestConstraint:
     ("settings", "message"),
     [
         ({"grid": "four"}, "admm.grid must be binary, ternary, five, seven, got 'four'"),
+        ({"grid": "seven", "per_filter": True}, 'admm.per_filter must be false with the grid "seven"'),
         ({"rho": 0.0}, "admm.rho must be a number above 0, got 0.0"),
         ({"rho": 2.0}, r"admm.last_rho must be 2 \(rho\) or more, got 0.1"),
         ({"updates": 0}, "admm.updates must be 1 or more, got 0"),
