@@ -4,8 +4,9 @@
         [--python RUNTIME=PATH] [--list]
 
 NETWORK: a built-in one, or minilm (minilm.py), with its own weights, the given ones, or random ones (which cost as
-much). float32, or int8: weights for each output and what layers read, in ranges seen on noise; every runtime gets the
-same integers. FILE.dvt in NETWORK's place takes a compressed network; its peers run what it becomes as standard ONNX.
+much). float32, or int8: weights for each output and what layers read, in ranges seen on noise; or signs: of weights and
+of what layers read (`binary_maps`). Every runtime gets the same integers. FILE.dvt in NETWORK's place takes a
+compressed network; its peers run what it becomes as standard ONNX.
 @avx2 limits the engine and OpenVINO to that instruction set.
 DeepSparse wants Python 3.11 and packages older than ours: an environment of its own, named by --python deepsparse=PATH.
 
@@ -41,7 +42,7 @@ from rich.console import Console
 
 from dovetail.compression import preview
 from dovetail.data import load_dataset
-from dovetail.methods import Ptq
+from dovetail.methods import BinaryMaps, Ptq
 from dovetail.networks import load_model
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import Artefact, freeze, to_qdq
@@ -56,7 +57,12 @@ NETWORKS = (
 )
 TRAINED = ("resnet20", "resnet56")
 CASES = [f"{network}/{kind}/{batch}" for network in NETWORKS for kind in ("float32", "int8") for batch in (1, 32)]
+CASES += [f"{network}/signs/{batch}" for network in TRAINED for batch in (1, 32)]
 CASES += [f"{network}/int8/{batch}@avx2" for network in TRAINED for batch in (1, 32)]
+INTEGERS = {
+    "int8": Ptq(calibration="min_max", equalize=False, bias_correction=False, renormalize=False),
+    "signs": BinaryMaps(gradual=False),
+}
 LIMITS = {"": {}, "avx2": {"DOVETAIL_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
 """What tells a runtime which instructions it may use."""
 UNLIMITED = ("onnxruntime", "deepsparse")
@@ -116,9 +122,8 @@ def make(network: str, kind: str) -> Artefact:
         loaded = load_model(network)
         module, shape = given(network) if network in TRAINED else loaded.module.eval(), loaded.input_shape
     assert shape is not None
-    if kind == "int8":
-        method = Ptq(calibration="min_max", equalize=False, bias_correction=False, renormalize=False)
-        recipe = Recipe(name="int8", steps=(RecipeStep(method=method),))
+    if kind in INTEGERS:
+        recipe = Recipe(name=kind, steps=(RecipeStep(method=INTEGERS[kind]),))
         module = preview(module, load_dataset("noise", shape), recipe).model.eval()
     return freeze(module, torch.randn(2, *shape))
 

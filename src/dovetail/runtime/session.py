@@ -52,14 +52,18 @@ class Input:
 
     def check(self, x: object, whose: str = "A session's input") -> None:
         """Raises DovetailError unless `x` is such an array, of at least one number."""
+        if isinstance(x, np.ndarray) and x.dtype == self.type and x.size and self._fits(x.shape):
+            return
         open_batch = self.batch is not None and self.shape[self.batch] is None
         sides = (str(side or ("N" if axis == self.batch else "any")) for axis, side in enumerate(self.shape))
         expected = f"{self.type} of shape ({', '.join(sides)})" + (", N at least 1" if open_batch else "")
         if not isinstance(x, np.ndarray):
             raise DovetailError(f"{whose} should be a numpy array, {expected}; got {type(x).__name__}.")
-        fits = x.ndim == len(self.shape) and all(side in (None, n) for side, n in zip(self.shape, x.shape, strict=True))
-        if not fits or x.dtype != self.type or not x.size:
-            raise DovetailError(f"{whose} should be {expected}; got {x.dtype} of shape {x.shape}.")
+        raise DovetailError(f"{whose} should be {expected}; got {x.dtype} of shape {x.shape}.")
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        alike = len(shape) == len(self.shape)
+        return alike and all(side is None or side == n for side, n in zip(self.shape, shape, strict=True))
 
 
 def assemble(artefact: Artefact) -> ModelProto:

@@ -146,6 +146,7 @@ class EngineSession:
         axes = batch_axes(network.inputs)
         self.inputs = tuple(_input(value, axes.get(value.name)) for value in network.inputs)
         self.outputs = tuple(value.name for value in network.outputs)
+        self._open = any(None in entry.one for entry in self.inputs)
         self.threads = threads
         self.plan: Plan = plan(network, OPERATORS, settle)
         try:
@@ -173,15 +174,8 @@ class EngineSession:
 
         Raises DovetailError on another name, shape or type, and on NaN where the network is computed in integers.
         """
-        if given.keys() != {entry.name for entry in self.inputs}:
-            wanted = ", ".join(entry.name for entry in self.inputs)
-            raise DovetailError(f"The network reads {wanted}; got {', '.join(map(str, given)) or 'nothing'}.")
-        for entry in self.inputs:
-            entry.check(given[entry.name], *([f"Input {entry.name}"] if len(self.inputs) > 1 else []))
-        batches = {given[entry.name].shape[entry.batch] for entry in self.inputs if entry.batch is not None}
-        if len(batches) > 1:
-            raise DovetailError(f"The inputs are of batches of {sorted(batches)}; give as many of each.")
-        if any(None in entry.one for entry in self.inputs):
+        batches = self._checked(given)
+        if self._open:
             return self._planned_for(given).run(given)
         if self._integers and any(x.dtype == np.float32 and np.isnan(x.min()) for x in given.values()):
             raise DovetailError("The input holds NaN, for which a network in integers has no code.")
@@ -197,6 +191,18 @@ class EngineSession:
                 ) from None
         fixed = self.plan.network.constants
         return {name: values[name] if name in values else fixed[name] for name in self.outputs}
+
+    def _checked(self, given: Mapping[str, NDArray[Any]]) -> set[int]:
+        """The size of the batch; none where no input has any."""
+        if len(given) != len(self.inputs) or any(entry.name not in given for entry in self.inputs):
+            wanted = ", ".join(entry.name for entry in self.inputs)
+            raise DovetailError(f"The network reads {wanted}; got {', '.join(map(str, given)) or 'nothing'}.")
+        for entry in self.inputs:
+            entry.check(given[entry.name], f"Input {entry.name}" if len(self.inputs) > 1 else "A session's input")
+        batches = {given[entry.name].shape[entry.batch] for entry in self.inputs if entry.batch is not None}
+        if len(batches) > 1:
+            raise DovetailError(f"The inputs are of batches of {sorted(batches)}; give as many of each.")
+        return batches
 
     def _planned_for(self, given: Mapping[str, NDArray[Any]]) -> EngineSession:
         """The same for the shapes of these inputs; the latest is the last."""
