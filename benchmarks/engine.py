@@ -124,7 +124,8 @@ def make(network: str, kind: str) -> Artefact:
     assert shape is not None
     if kind in INTEGERS:
         recipe = Recipe(name=kind, steps=(RecipeStep(method=INTEGERS[kind]),))
-        module = preview(module, load_dataset("noise", shape), recipe).model.eval()
+        images = load_dataset("cifar10") if kind == "signs" else load_dataset("noise", shape)  # thresholds are real
+        module = preview(module, images, recipe).model.eval()
     return freeze(module, torch.randn(2, *shape))
 
 
