@@ -49,6 +49,7 @@ class Row:
     step: Method | str
     trained: bool = False
     data_free: bool = False
+    epochs: int = EPOCHS
 
 
 def method(name: str, **options: Any) -> Method:
@@ -81,6 +82,8 @@ ROWS = {
     "xnor": Row(method("xnor"), trained=True),
     "bnn": Row(method("bnn"), trained=True),
     "binary maps": Row(method("binary_maps"), trained=True),
+    "binary maps, 16 epochs": Row(method("binary_maps"), trained=True, epochs=16),
+    "binary maps at once": Row(method("binary_maps", gradual=False), trained=True),
     "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), trained=True),
 }  # fmt: skip
 
@@ -107,7 +110,7 @@ def ours(
     if isinstance(row.step, str):
         recipe = Recipe.load(row.step)
     else:
-        staged = replace(TRAINING, epochs=EPOCHS // row.step.stages)
+        staged = replace(TRAINING, epochs=row.epochs // row.step.stages)
         training = (gentle(staged) if row.step.steep else staged) if row.trained else None
         recipe = Recipe(name=row.step.name, steps=(RecipeStep(method=row.step, training=training),))
     compressed = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress)
@@ -153,11 +156,11 @@ def draw(results: Rows) -> None:
     """Errors against the size of the file."""
     figure, panel = plt.subplots(figsize=(10, 6))
     having = {name: row for name, row in results.items() if "file_bytes" in row}
-    colours = plt.get_cmap("tab20")(range(len(having)))
     order = sorted(having.items(), key=lambda item: -item[1]["accuracy"])
-    for colour, (name, row) in zip(colours, order, strict=True):
+    for index, (name, row) in enumerate(order):
+        colour, marker = plt.get_cmap("tab10")(index % 10), "s" if name in PEERS else "oDv^"[index // 10 % 4]
         x, y = row["file_bytes"] / row["file_bytes_original"], 100 * (1 - row["accuracy"])
-        panel.plot(x, y, "s" if name in PEERS else "o", color=colour, label=f"{name}: {100 - y:.2f} %")
+        panel.plot(x, y, marker, color=colour, alpha=0.8, label=f"{name}: {100 - y:.2f} %")
     panel.set_xlabel("file, as a part of the float network's")
     panel.set_ylabel("errors, % of 10,000 test images")
     panel.set_yscale("log")
