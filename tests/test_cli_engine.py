@@ -26,8 +26,8 @@ foreign (float[N, 4] x) => (float[N, 4] y) { half = Relu (x)  y = CumSum <exclus
 
 SEVERAL = """
 <ir_version: 8, opset_import: ["" : 17]>
-several (float[N, 4] x, float[N, 4] y) => (float[N, 4] added, int64[N, 1] kind) {
-    added = Add (x, y)  kind = ArgMax <axis = 1> (added)
+several (float[N, 4] x, float[N, 4] y) => (float[N, 4] added, int64[N, 1] kind, bool[N, 4] file) {
+    added = Add (x, y)  kind = ArgMax <axis = 1> (added)  file = Greater (x, y)
 }
 """
 
@@ -120,9 +120,20 @@ class TestRun:
         shown = capsys.readouterr().out
         assert "added" in shown and "kind" in shown and "int64" in shown and "for 2, on 1 threads" in shown
         with np.load(tmp_path / "out.npz") as found:
-            assert sorted(found.files) == ["added", "kind"]
+            assert sorted(found.files) == ["added", "file", "kind"]
+            np.testing.assert_array_equal(found["file"], x > y)
             np.testing.assert_array_equal(found["added"], x + y)
             np.testing.assert_array_equal(found["kind"], (x + y).argmax(1, keepdims=True))
+
+    @pytest.mark.parametrize(
+        "body", ["int64[N, 1] y) { y = ArgMax <axis = 1> (x) }", "float y) { y = ReduceMax <keepdims = 0> (x) }"]
+    )
+    def test_one_output_that_is_no_scores(self, body: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => ('
+        onnx.save(onnx.parser.parse_model(head + body), tmp_path / "one.onnx")
+        np.save(tmp_path / "x.npy", np.ones((2, 4), np.float32))
+        assert run("run", tmp_path / "one.onnx", "--input", tmp_path / "x.npy", "--batch", 2) == 0
+        assert "Outputs" in capsys.readouterr().out
 
 
 class TestBadInput:

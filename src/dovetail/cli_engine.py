@@ -70,10 +70,10 @@ def run(
         samples = timing.Timing(threads=threads).samples(lambda: session.run(first))
     if kernels:
         console.print(dovetail.kernels_table(session.describe()))
-    if len(results) > 1:
+    result, *others = results.values()
+    if others or result.dtype.kind != "f" or not result.ndim or len(names or result) != len(result):
         console.print(dovetail.outputs_table(results))
     else:
-        (result,) = results.values()
         console.print(dovetail.predictions_table(names or [str(i) for i in range(len(result))], result, classes))
     facts = {
         "latency": f"{_spread(timing.latency(samples))} for {size}, on {threads} threads",
@@ -84,8 +84,11 @@ def run(
         console.print(f"{what:8} {found}", highlight=False)
     if out is not None:
         content = io.BytesIO()
-        if len(results) > 1:
-            np.savez(content, allow_pickle=False, **results)
+        if others:
+            with zipfile.ZipFile(content, "w") as archive:  # numpy.savez takes some names for arguments of its own
+                for name, array in results.items():
+                    with archive.open(f"{name}.npy", "w") as part:
+                        np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
         else:
             np.save(content, result, allow_pickle=False)
         files.write_atomically(out, content.getvalue())

@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from dovetail.errors import ArtefactError, DovetailError
 from dovetail.runtime.engine import EngineSession
+from dovetail.runtime.engine.plan_file import plan_bytes
 
 TWO = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -136,6 +137,10 @@ class TestBadInput:
     def test_is_named(self, given: dict[str, NDArray[np.float32]], message: str) -> None:
         with pytest.raises(DovetailError, match=message):
             EngineSession.from_onnx(parsed(TWO), 1).run(given)
+
+    def test_there_is_no_plan_of_several(self) -> None:
+        with pytest.raises(ArtefactError, match="from one batch to another"):
+            plan_bytes(EngineSession.from_onnx(parsed(TWO), 1))
 
     def test_several_are_not_called_like_a_function(self) -> None:
         with pytest.raises(DovetailError, match="reads x, y and gives sum, some, x: call run with each by its name"):

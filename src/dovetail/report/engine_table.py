@@ -50,7 +50,8 @@ def outputs_table(outputs: Mapping[str, NDArray[Any]]) -> Table:
     """The outputs of a network that has several: the shape and type of each, and its range."""
     table = _table("Outputs", ("output", "shape", "type"), ("least", "mean", "most"))
     for name, array in outputs.items():
-        numbers = (f"{value:.4g}" for value in (array.min(), array.mean(), array.max())) if array.size else ()
+        numbered = array.size > 0 and array.dtype.kind in "biuf"
+        numbers = (f"{float(value):.4g}" for value in (array.min(), array.mean(), array.max())) if numbered else ()
         table.add_row(Text(name), "x".join(map(str, array.shape)), str(array.dtype), *numbers)
     return table
 

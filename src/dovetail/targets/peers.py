@@ -108,8 +108,8 @@ def compare(
 
     Raises TargetError if their answers differ by more than the tolerance: a wrong answer has no latency.
     """
-    pairs = zip(ours(inputs), map(np.array, theirs(inputs)), strict=True)
-    difference = max(relative_difference(expected, found) for expected, found in pairs)
+    expected, found = ([np.array(array, np.float32) for array in run(inputs)] for run in (ours, theirs))
+    difference = max(relative_difference(*pair) for pair in zip(expected, found, strict=True))
     if not difference <= tolerance:
         raise TargetError(
             f"{peer} computes something else than the engine: the outputs differ by {difference:.2g} of the largest, "

@@ -50,6 +50,8 @@ def plan_bytes(session: EngineSession) -> bytes:
 
     Raises ArtefactError if the engine lacks an operator of it.
     """
+    if len(session.inputs) != 1 or len(session.outputs) != 1:
+        raise ArtefactError("A plan leads from one batch to another; run a network of several from Python.")
     lacking = [f"{f.node.operator} ({f.reason})" for f in session.plan.layers if isinstance(f, Foreign)]
     stages = cut_stages(session.plan)
     if lacking or len(stages) != 1:

@@ -177,7 +177,7 @@ class EngineSession:
         batches = self._checked(given)
         if self._open:
             return self._planned_for(given).run(given)
-        if self._integers and any(x.dtype == np.float32 and np.isnan(x.min()) for x in given.values()):
+        if self._integers and any(x.dtype.kind == "f" and np.isnan(x.min()) for x in given.values()):
             raise DovetailError("The input holds NaN, for which a network in integers has no code.")
         values: dict[str, NDArray[Any]] = dict(given)
         for stage in self.stages:
