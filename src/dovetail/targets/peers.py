@@ -62,7 +62,7 @@ def open_openvino(model: ModelProto, threads: int, shapes: Sequence[tuple[int, .
         network.reshape(dict(zip(network.inputs, map(list, shapes), strict=True)))
         request = core.compile_model(network, "CPU", settings).create_infer_request()
     except RuntimeError as error:
-        *_, last = str(error).strip().splitlines()  # the first ones say where in its source
+        last = str(error).strip().rpartition("\n")[2]  # the lines before say where in its source
         raise TargetError(f"OpenVINO does not take the network: {last.strip(' -.')}.") from None
 
     def run(inputs: Arrays) -> Arrays:
