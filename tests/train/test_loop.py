@@ -52,6 +52,25 @@ def test_the_seed_decides_the_weights(trained, options):
     assert not equal(first, trained(training, seed=2))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own
+def test_a_compiled_network_learns_the_same(trained, network, tmp_path):
+    network[4].p = 0.0  # compiled code draws other random numbers
+    training = Training(epochs=2, images=128, batch_size=64, learning_rate=0.05)
+    plain, compiled = trained(training), trained(replace(training, compiled=True), checkpoint=tmp_path / "c")
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-5)
+    assert equal(compiled, trained(replace(training, compiled=True)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_without_a_compiler_nothing_is_compiled(trained, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "c++")))
+    with pytest.raises(TrainingError, match=r"cannot be compiled \(.*C\+\+ compiler.*\); train it with compiled"):
+        trained(replace(FEW, compiled=True))
+
+
 def test_the_callers_randomness_and_modes_are_left_alone(network, fashion):
     network[1].eval()
     torch.manual_seed(7)

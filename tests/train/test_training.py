@@ -24,6 +24,7 @@ from dovetail.train import Training
         ("temperature", 0.0),
         ("augment", "yes"),
         ("precision", "float16"),
+        ("compiled", 1),
         ("max_gradient_norm", 0.0),
         ("max_gradient_norm", float("inf")),
         ("images", 0),

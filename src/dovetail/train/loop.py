@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def train(
     (batch normalisation then sees the share alone). A GPU is used if there is one; the model is back where it was
     afterwards.
 
-    Raises TrainingError if the loss is not finite or the checkpoint belongs to another run, DataError if a teacher is
-    needed and missing or a batch has fewer images than there are processes.
+    Raises TrainingError if the loss is not finite, the checkpoint belongs to another run or the network cannot be
+    compiled, DataError if a teacher is needed and missing or a batch has fewer images than there are processes.
     """
     accelerator = Accelerator()
     file = None if checkpoint is None else Path(checkpoint)
@@ -69,6 +69,9 @@ def train(
         optimizer = training.make_optimizer(model)
         held = tuple(constraint for _, constraint in constraints(model))
         parallel = accelerator.prepare_model(model)
+        if training.compiled:
+            parallel = torch.compile(parallel)
+            stack.enter_context(_compiling())
         run = _Run(model, parallel, held, optimizer, dataset, training, seed, teacher, accelerator)
         run.check()
         history = run.resume(file)
@@ -80,6 +83,18 @@ def train(
                 save_state(file, run.state(history))
         accelerator.wait_for_everyone()
     return history
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """What torch.compile has against a network, it says when that is run, and in many words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch._dynamo.exc.TorchDynamoException):  # imported by torch.compile only: it is slow
+            raise
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"the network cannot be compiled ({reason}); train it with compiled = false") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ class Training:
     (1 - d) task + d T^2 KL(teacher / T || student / T) at temperature T (Hinton et al. 2015, arXiv:1503.02531).
     `max_gradient_norm` scales gradients down whose norm over all parameters is greater (Pascanu et al. 2013,
     arXiv:1211.5063); None leaves them. `images` is how many training images an epoch takes, a fresh random choice each
-    time; None is all of them.
+    time; None is all of them. `compiled` compiles the network first (torch.compile; on a CPU with a C++ compiler).
     """
 
     epochs: int = 1
@@ -42,6 +42,7 @@ class Training:
     temperature: float = 4.0
     augment: bool = True
     precision: str = "float32"
+    compiled: bool = False
     max_gradient_norm: float | None = None
     images: int | None = None
 
@@ -59,6 +60,7 @@ class Training:
         self._check("temperature", 0 < self.temperature < math.inf, "a number > 0")
         self._check("augment", isinstance(self.augment, bool), "true or false")
         self._check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        self._check("compiled", isinstance(self.compiled, bool), "true or false")
         norm = self.max_gradient_norm
         self._check("max_gradient_norm", norm is None or 0 < norm < math.inf, "a number > 0")
         self._check("images", self.images is None or _is_whole(self.images, 1), "a whole number >= 1")

@@ -72,7 +72,9 @@ class _StraightThrough(torch.autograd.Function):
 
 def sign(x: Tensor) -> Tensor:
     """-1 or +1; of zero, +1. Has no gradient of its own."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    if torch.compiler.is_exporting():  # two operators of ONNX instead of six
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0)  # a tenth of the time; -0 + 0 is +0
 
 
 def quantize_input(model: nn.Module, path: str, quantizer: Quantizer) -> None:
