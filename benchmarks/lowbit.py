@@ -3,7 +3,7 @@
     python benchmarks/lowbit.py [CASE ...] [--threads 2] [--work FOLDER] [--list]
 
 Rows without training see 1,000 training images without their labels, or none at all ("data-free"). The others are
-trained for EPOCHS epochs on the whole training set, shared out among a method's stages, the original as their teacher.
+trained for 8 epochs on the whole training set, shared out among a method's stages, the original as their teacher.
 Accuracy is that of the file in ONNX Runtime, on the 10,000 test images. What is recorded in results/lowbit.json is not
 run again unless it is named; a row that was interrupted goes on where it was, and its seconds are those of the last
 part. Draws results/lowbit.png.
@@ -30,16 +30,16 @@ from dovetail.compression import Compressed, compress
 from dovetail.data import Dataset, load_dataset
 from dovetail.data.noise import noise
 from dovetail.methods import METHODS, Method
-from dovetail.recipe import Recipe, RecipeStep, gentle
+from dovetail.recipe import Recipe, RecipeStep, paced
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.targets import load_target
 from dovetail.train import Training, score
 
 RESULTS = Path(__file__).parent / "results" / "lowbit.json"
-EPOCHS = 8
 TRAINING = Training(
-    epochs=EPOCHS, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0, distillation=0.9, precision="bfloat16"
+    epochs=8, optimizer="adamw", learning_rate=1e-3, weight_decay=0.0, distillation=0.9, precision="bfloat16"
 )
+COMPILED = replace(TRAINING, compiled=True)
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class Row:
     """A method, or a recipe by its name or file."""
 
     step: Method | str
-    trained: bool = False
+    training: Training | None = None
     data_free: bool = False
-    epochs: int = EPOCHS
 
 
 def method(name: str, **options: Any) -> Method:
@@ -67,24 +66,23 @@ ROWS = {
     "bwn, untrained": Row(method("bwn")),
     "bwnh, untrained": Row(method("bwnh")),
     "ffn, untrained": Row(method("ffn")),
-    "twn": Row(method("twn"), trained=True),
-    "ttq": Row(method("ttq"), trained=True),
-    "admm ternary": Row(method("admm"), trained=True),
-    "admm ternary, per filter": Row(method("admm", per_filter=True), trained=True),
-    "admm binary": Row(method("admm", grid="binary"), trained=True),
-    "admm binary, per filter": Row(method("admm", grid="binary", per_filter=True), trained=True),
-    "bwn": Row(method("bwn"), trained=True),
-    "bwn, as published": Row(method("bwn", gradient="diagonal", centre=True), trained=True),
-    "bwnh": Row(method("bwnh"), trained=True),
-    "ffn": Row(method("ffn"), trained=True),
-    "lsq 4/4": Row(method("lsq"), trained=True),
-    "qnn 1/2/6": Row(method("qnn", weight_bits=1, activation_bits=2), trained=True),
-    "xnor": Row(method("xnor"), trained=True),
-    "bnn": Row(method("bnn"), trained=True),
-    "binary maps": Row(method("binary_maps"), trained=True),
-    "binary maps, 16 epochs": Row(method("binary_maps"), trained=True, epochs=16),
-    "binary maps at once": Row(method("binary_maps", gradual=False), trained=True),
-    "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), trained=True),
+    "twn": Row(method("twn"), TRAINING),
+    "ttq": Row(method("ttq"), TRAINING),
+    "admm ternary": Row(method("admm"), TRAINING),
+    "admm ternary, per filter": Row(method("admm", per_filter=True), TRAINING),
+    "admm binary": Row(method("admm", grid="binary"), TRAINING),
+    "admm binary, per filter": Row(method("admm", grid="binary", per_filter=True), TRAINING),
+    "bwn": Row(method("bwn"), TRAINING),
+    "bwn, as published": Row(method("bwn", gradient="diagonal", centre=True), TRAINING),
+    "bwnh": Row(method("bwnh"), TRAINING),
+    "ffn": Row(method("ffn"), TRAINING),
+    "lsq 4/4": Row(method("lsq"), TRAINING),
+    "qnn 1/2/6": Row(method("qnn", weight_bits=1, activation_bits=2), TRAINING),
+    "xnor": Row(method("xnor"), COMPILED),
+    "bnn": Row(method("bnn"), COMPILED),
+    "binary maps": Row(method("binary_maps"), COMPILED),
+    "binary maps at once": Row(method("binary_maps", gradual=False), COMPILED),
+    "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), TRAINING),
 }  # fmt: skip
 
 
@@ -110,8 +108,9 @@ def ours(
     if isinstance(row.step, str):
         recipe = Recipe.load(row.step)
     else:
-        staged = replace(TRAINING, epochs=row.epochs // row.step.stages)
-        training = (gentle(staged) if row.step.steep else staged) if row.trained else None
+        training = row.training
+        if training is not None:
+            training = paced(replace(training, epochs=training.epochs // row.step.stages), row.step)
         recipe = Recipe(name=row.step.name, steps=(RecipeStep(method=row.step, training=training),))
     compressed = compress(original, shown, recipe, seed=seed, folder=folder, progress=progress)
     artefact = freeze(compressed.model, dataset.example())

@@ -46,7 +46,7 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake, constraints, layouts
 from dovetail.methods.factorize.penni import nonzero_macs as two_step_macs
 from dovetail.methods.factorize.shared_kernels import SharedKernels
-from dovetail.recipe import Recipe, RecipeStep, gentle, of_method
+from dovetail.recipe import Recipe, RecipeStep, of_method, paced
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.train import Training, score, train
 from dovetail.workload import trace
@@ -153,8 +153,7 @@ def run_ours(
     if point.method in WITHOUT_TRAINING:
         plain = Recipe(name="untrained", steps=(RecipeStep(method=method),))
         before = score(compress(original, dataset, plain, seed=seed, progress=progress).model, dataset)
-    training = replace(TRAINING, epochs=max(1, EPOCHS[point.network] // method.stages))
-    training = gentle(training) if method.steep else training
+    training = paced(replace(TRAINING, epochs=max(1, EPOCHS[point.network] // method.stages)), method)
     steps = (RecipeStep(method=method, training=training), *(step for name in others for step in of_method(name).steps))
     recipe = Recipe(name=point.method, steps=steps)
     model = compress(original, dataset, recipe, seed=seed, folder=folder, progress=progress).model

@@ -1,6 +1,6 @@
 """Recipes: what is read, and how a mistake is answered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -11,7 +11,7 @@ from dovetail.methods import METHODS
 from dovetail.methods.budget import Budget
 from dovetail.methods.decomposition import Decomposition, Setting
 from dovetail.methods.layers import stack
-from dovetail.recipe import RETRAINING, Recipe, builtin_recipes, gentle, parse
+from dovetail.recipe import RETRAINING, Recipe, builtin_recipes, paced, parse
 
 GOOD = """
 name = "mine"
@@ -112,9 +112,14 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
 
 
 def test_a_method_that_bears_little_is_retrained_gently() -> None:
-    steep, usual = (Recipe.load(name).steps[0].training for name in ("cp", "tucker2"))
-    assert steep and usual and steep.learning_rate == usual.learning_rate / 4
-    assert steep.max_gradient_norm == 1 and usual.max_gradient_norm is None
+    slow, usual = (Recipe.load(name).steps[0].training for name in ("cp", "tucker2"))
+    assert slow and usual and slow.learning_rate == usual.learning_rate / 4
+    assert slow.max_gradient_norm == 1 and usual.max_gradient_norm is None
+
+
+def test_networks_of_signs_are_retrained_boldly() -> None:
+    fast, usual = (Recipe.load(name).steps[0].training for name in ("binary_maps", "bwn"))
+    assert fast and usual and fast == replace(usual, learning_rate=3 * usual.learning_rate)
 
 
 @pytest.mark.parametrize(("name", "near"), [("magnitud", "'magnitude'"), ("deep", "'deep_compression'")])
@@ -128,7 +133,7 @@ def test_a_methods_name_is_a_recipe_of_one_step(name: str) -> None:
     (step,) = Recipe.load(name).steps
     usual = RETRAINING[step.method.kind] if step.method.retrains else None
     assert step.method == METHODS[name]()
-    assert step.training == (gentle(usual) if usual and step.method.steep else usual)
+    assert step.training == (paced(usual, step.method) if usual else None)
 
 
 def test_a_budget_is_a_table() -> None:

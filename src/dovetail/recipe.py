@@ -161,14 +161,14 @@ def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
     training = RETRAINING[method.kind] if method.retrains else None
-    if training is not None and method.steep:
-        training = gentle(training)
+    training = None if training is None else paced(training, method)
     return Recipe(name=name, steps=(RecipeStep(method=method, training=training),))
 
 
-def gentle(training: Training) -> Training:
-    """The same training with a quarter of the learning rate and gradients of norm 1 at most."""
-    return replace(training, learning_rate=training.learning_rate / 4, max_gradient_norm=1.0)
+def paced(training: Training, method: Method) -> Training:
+    """The same training at the method's pace; gradients have norm 1 at most where it is slow."""
+    norm = 1.0 if method.pace < 1 else training.max_gradient_norm
+    return replace(training, learning_rate=training.learning_rate * method.pace, max_gradient_norm=norm)
 
 
 def _has(method: type[Method], field: str) -> bool:

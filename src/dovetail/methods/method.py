@@ -78,8 +78,8 @@ class Method(ABC):
     retrains: ClassVar[bool] = True
     """Whether retraining follows by default, as fits the method's kind."""
 
-    steep: ClassVar[bool] = False
-    """Whether a usual learning rate throws off what this method makes of a network: it is then retrained gently."""
+    pace: ClassVar[float] = 1.0
+    """What multiple of the usual learning rate suits the method's retraining: little where networks are thrown off."""
 
     layers: tuple[str, ...] = ("*",)
     """Glob patterns of the paths of the modules whose weight is taken, such as "fc*" or "layer1.*"."""

@@ -118,7 +118,7 @@ class Escalate(KeepsEnds):
 
     name: ClassVar[str] = "escalate"
     kind: ClassVar[Kind] = "share"
-    steep: ClassVar[bool] = True
+    pace: ClassVar[float] = 0.25
 
     basis: int = 5
     """Kernels in the basis of a layer that has none yet; all where a kernel has no more weights than that."""

@@ -37,7 +37,7 @@ class BlockTerm(KernelDecomposition):
     """Makes each convolution one in groups, whose channels meet only in a 1 x 1 before and a 1 x 1 after it."""
 
     name: ClassVar[str] = "block_term"
-    steep: ClassVar[bool] = True
+    pace: ClassVar[float] = 0.25
     """Blocks may nearly cancel each other."""
 
     groups: tuple[int, ...] = (1, 2, 4, 8)

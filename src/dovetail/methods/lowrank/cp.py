@@ -42,7 +42,7 @@ class Cp(KernelDecomposition):
     """Makes each convolution a sum of kernels of rank one: 1 x 1, depthwise, 1 x 1."""
 
     name: ClassVar[str] = "cp"
-    steep: ClassVar[bool] = True
+    pace: ClassVar[float] = 0.25
     """Terms that nearly cancel answer to a small step with a large change: the instability that the paper speaks of."""
 
     form: str = "depthwise"

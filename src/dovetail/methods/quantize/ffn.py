@@ -108,7 +108,7 @@ class Ffn(KeepsEnds):
 
     name: ClassVar[str] = "ffn"
     kind: ClassVar[Kind] = "rebuild"
-    steep: ClassVar[bool] = True
+    pace: ClassVar[float] = 0.25
 
     rank_ratio: float = 1.0
     """The channels between, k, as a multiple of min(T, n)."""
