@@ -71,6 +71,7 @@ def train(
         parallel = accelerator.prepare_model(model)
         if training.compiled:
             parallel = torch.compile(parallel)
+            stack.callback(torch.compiler.reset)  # of the code of one class it keeps eight networks, and no more
             stack.enter_context(_compiling())
         run = _Run(model, parallel, held, optimizer, dataset, training, seed, teacher, accelerator)
         run.check()
