@@ -53,6 +53,17 @@ nested (float[N, 4] x, bool first, bool second) => (float[N, 4] y) {
 }
 """
 
+DECODER = """
+<ir_version: 8, opset_import: ["" : 17]>
+decoder (float[N, 1, 8] x, float[N, past, 8] cache) => (float[N, 1, 8] y, float[N, all, 8] grown) {
+    grown = Concat <axis = 1> (cache, x)
+    keys = Transpose <perm = [0, 2, 1]> (grown)
+    scores = MatMul (x, keys)
+    shares = Softmax (scores)
+    y = MatMul (shares, grown)
+}
+"""
+
 
 def parsed(text: str) -> ModelProto:
     model = onnx.parser.parse_model(text)
@@ -97,6 +108,30 @@ def test_a_state_that_has_the_batch_elsewhere_and_a_number() -> None:
 def test_inputs_that_have_no_batch_in_common() -> None:
     session = EngineSession.from_onnx(parsed(ALONE), 1)
     assert_as_elsewhere(session, parsed(ALONE), x=normal(1, 4), rows=normal(3, 4))
+
+
+def test_a_decoders_cache_grows_from_nothing() -> None:
+    session, x, cache = EngineSession.from_onnx(parsed(DECODER), 1), normal(12, 2, 1, 8), normal(2, 0, 8)
+    for step in range(12):
+        assert_as_elsewhere(session, parsed(DECODER), x=x[step], cache=cache)
+        assert is_native(session) == (1 <= step <= 8)
+        cache = normal(2, step + 1, 8)
+    with pytest.raises(DovetailError, match=r"Input x should be float32 of shape \(N, 1, 8\), N at least 1; got"):
+        session.run({"x": x[0, :0], "cache": cache[:0]})
+
+
+def test_a_shape_that_stays_is_planned_for() -> None:
+    session = EngineSession.from_onnx(parsed(DECODER), 1)
+    natives = []
+    for length in (*range(1, 11), 10, 5, 1):
+        assert_as_elsewhere(session, parsed(DECODER), x=normal(2, 1, 8), cache=normal(2, length, 8))
+        natives.append(is_native(session))
+    assert natives == [True] * 8 + [False, False, True, True, False]
+
+
+def is_native(session: EngineSession) -> bool:
+    assert session.memory().peak >= 0 and not session.integers
+    return all(row.runner == "native" for row in session.describe())
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -355,7 +355,7 @@ def test_open_sides_are_planned_when_they_are_known() -> None:
     body = "a = Conv <pads=[1,1,1,1]> (x, w) b = Relu(a) c = ReduceMean <keepdims=0> (b, axes) y = Gemm(c, v)"
     proto = model("N,3,H,W", body, {**constants, "axes": ints(2, 3)})
     session = EngineSession.from_onnx(proto, 1)
-    for batch, rows, columns in [(1, 5, 7), (3, 5, 7), (2, 9, 4), *((1, 4, side) for side in range(3, 14)), (2, 5, 7)]:
+    for batch, rows, columns in [(1, 5, 7), (3, 5, 7), (2, 9, 4), *((1, 4, side) for side in range(3, 9)), (2, 5, 7)]:
         x = normal(batch, 3, rows, columns)
         np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=2e-5)
         assert [operation.runner for operation in session.describe()] == ["native"] * 5

@@ -50,10 +50,11 @@ class Input:
         """The shape for one input, without the batch."""
         return tuple(side for axis, side in enumerate(self.shape) if axis != self.batch)
 
-    def check(self, x: object, whose: str = "A session's input") -> None:
-        """Raises DovetailError unless `x` is such an array, of at least one number."""
-        if isinstance(x, np.ndarray) and x.dtype == self.type and x.size and self._fits(x.shape):
-            return
+    def check(self, x: object, whose: str = "A session's input", empty: bool = False) -> None:
+        """Raises DovetailError unless `x` is such an array, of at least one number or, if it may be, `empty`."""
+        if isinstance(x, np.ndarray) and x.dtype == self.type and self._fits(x.shape):
+            if x.size or (empty and (self.batch is None or x.shape[self.batch])):
+                return
         open_batch = self.batch is not None and self.shape[self.batch] is None
         sides = (str(side or ("N" if axis == self.batch else "any")) for axis, side in enumerate(self.shape))
         expected = f"{self.type} of shape ({', '.join(sides)})" + (", N at least 1" if open_batch else "")

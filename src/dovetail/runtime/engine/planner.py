@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +28,8 @@ from dovetail.runtime.engine.node import Grid, Node
 
 SEVERAL = {"GRU", "LSTM", "Split"}
 """Operators of which other outputs than the first are known."""
+
+LACKING = "the engine has no such operator"
 
 LARGEST = 2**28
 """Numbers that an image's value may have: offsets in it are 32-bit integers."""
@@ -202,9 +204,9 @@ Translate = Callable[[Plan, Node], None]
 
 def plan(
     network: Network,
-    operators: dict[str, Translate],
+    operators: Mapping[str, Translate],
     settle: Callable[[Plan, str], None],
-    otherwise: str = "the engine has no such operator",
+    otherwise: str = LACKING,
 ) -> Plan:
     """With the operators given; `otherwise` is why others are not the engine's; `settle` makes what these read."""
     result = Plan(network)

@@ -24,7 +24,7 @@ from dovetail.runtime.engine.moved import settle
 from dovetail.runtime.engine.moving import MOVING
 from dovetail.runtime.engine.network import Network, read
 from dovetail.runtime.engine.operators import COMPUTING
-from dovetail.runtime.engine.planner import Foreign, Plan, plan
+from dovetail.runtime.engine.planner import LACKING, Foreign, Plan, Translate, plan
 from dovetail.runtime.engine.recurrent import RECURRENT
 from dovetail.runtime.engine.shapes import batch_axes
 from dovetail.runtime.engine.stages import Stage, cut_stages
@@ -39,6 +39,9 @@ OPERATORS = COMPUTING | FUNCTIONS | MOVING | RECURRENT | TRANSPOSED
 MOST_THREADS = 256
 MOST_SHAPES = 8
 """Plans that a session keeps where sides of its inputs are open."""
+
+UNPLANNED = "there is no plan for inputs that are empty, or change their shapes with every call"
+Shapes = tuple[tuple[int | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class EngineSession:
     """Runs a network on the CPU. One session may be used by many threads at a time; they take turns.
 
     `inputs`: what it reads; `outputs`: the names of what it gives. A network of one each is called like a function, any
-    other by `run`. An ONNX network that leaves sides of its inputs open is planned anew for every shape it is given;
-    the last plans are kept.
+    other by `run`. An ONNX network that leaves sides of its inputs open is planned for the shapes it is given; the last
+    plans are kept.
     """
 
     def __init__(self, artefact: Artefact, threads: int | None = None, choose: str = "measured") -> None:
@@ -138,17 +141,22 @@ class EngineSession:
         session.artefact = None
         return session
 
-    def _prepare(self, model: OpenModel, threads: int, pack: Packing) -> None:
+    def _prepare(
+        self, model: OpenModel, threads: int, pack: Packing, operators: Mapping[str, Translate] = OPERATORS
+    ) -> None:
+        """Without `operators` one plan is for all shapes, and all of it ONNX Runtime's."""
         self.packing = pack
         self._model = OpenModel(model.proto, model.constants.joined({}))  # as it was: reading notes constants
-        self._planned: dict[tuple[tuple[int | None, ...], ...], EngineSession] = {}
+        self._planned: dict[Shapes, EngineSession] = {}
+        self._general: EngineSession | None = None
+        self._recent: tuple[Shapes, EngineSession] | None = None
         network = read(model)
         axes = batch_axes(network.inputs)
         self.inputs = tuple(_input(value, axes.get(value.name)) for value in network.inputs)
         self.outputs = tuple(value.name for value in network.outputs)
-        self._open = any(None in entry.one for entry in self.inputs)
+        self._open = bool(operators) and any(None in entry.one for entry in self.inputs)
         self.threads = threads
-        self.plan: Plan = plan(network, OPERATORS, settle)
+        self.plan: Plan = plan(network, operators, settle, LACKING if operators else UNPLANNED)
         try:
             self.stages = _build(self.plan, threads, pack)
         except ValueError as error:
@@ -198,14 +206,19 @@ class EngineSession:
             wanted = ", ".join(entry.name for entry in self.inputs)
             raise DovetailError(f"The network reads {wanted}; got {', '.join(map(str, given)) or 'nothing'}.")
         for entry in self.inputs:
-            entry.check(given[entry.name], f"Input {entry.name}" if len(self.inputs) > 1 else "A session's input")
+            several = len(self.inputs) > 1  # of several one may be empty, as a decoder's cache is at first
+            entry.check(given[entry.name], f"Input {entry.name}" if several else "A session's input", several)
         batches = {given[entry.name].shape[entry.batch] for entry in self.inputs if entry.batch is not None}
         if len(batches) > 1:
             raise DovetailError(f"The inputs are of batches of {sorted(batches)}; give as many of each.")
         return batches
 
     def _planned_for(self, given: Mapping[str, NDArray[Any]]) -> EngineSession:
-        """The same for the shapes of these inputs; the latest is the last."""
+        """The same for the shapes of these inputs.
+
+        Once there are MOST_SHAPES plans, another is made only for shapes that come twice in a row: a decoder's cache,
+        which grows with every call, would be planned for ever.
+        """
         shapes = {
             entry.name: tuple(
                 None if axis == entry.batch else side for axis, side in enumerate(given[entry.name].shape)
@@ -214,27 +227,32 @@ class EngineSession:
         }
         key = tuple(shapes.values())
         session = self._planned.pop(key, None)
-        if session is None:
-            session = type(self).__new__(type(self))
-            session._prepare(self._model.of_shapes(shapes), self.threads, self.packing)
-            session.artefact = None
-        self._planned[key] = session
-        for first in list(self._planned)[:-MOST_SHAPES]:
-            self._planned.pop(first, None)
+        again = self._recent is not None and self._recent[0] == key
+        fits = session is not None or len(self._planned) < MOST_SHAPES or again
+        if any(0 in shape for shape in key) or not fits:
+            session = self._general = self._general or self._made(self._model.of_shapes({}), {})
+        else:
+            session = self._planned[key] = session or self._made(self._model.of_shapes(shapes), OPERATORS)
+            for first in list(self._planned)[:-MOST_SHAPES]:
+                self._planned.pop(first, None)
+        self._recent = key, session
         return session
 
-    def _latest(self) -> EngineSession:
-        return list(self._planned.values())[-1]
+    def _made(self, model: OpenModel, operators: Mapping[str, Translate]) -> EngineSession:
+        session = type(self).__new__(type(self))
+        session._prepare(model, self.threads, self.packing, operators)
+        session.artefact = None
+        return session
 
     @property
     def integers(self) -> bool:
         """Whether any of it is computed in integers; where sides of the inputs are open, for what was run last."""
-        return self._latest()._integers if self._planned else self._integers
+        return self._integers if self._recent is None else self._recent[1].integers
 
     def describe(self) -> list[Operation]:
         """What is run, in order; where sides of the inputs are open, for what was run last."""
-        if self._planned:
-            return self._latest().describe()
+        if self._recent is not None:
+            return self._recent[1].describe()
         rows = []
         for stage in self.stages:
             if isinstance(stage, ForeignStage):
@@ -253,8 +271,8 @@ class EngineSession:
 
         Where sides of the inputs are open, that is for what was run last.
         """
-        if self._planned:
-            return self._latest().memory(batch)
+        if self._recent is not None:
+            return self._recent[1].memory(batch)
         sizes = [stage.program.memory(batch) for stage in self.stages if isinstance(stage, NativeStage)]
         return Memory(max((peak for peak, _ in sizes), default=0), max((bound for _, bound in sizes), default=0))
 
