@@ -49,6 +49,7 @@ class Row:
     step: Method | str
     training: Training | None = None
     data_free: bool = False
+    seed: int = 0
 
 
 def method(name: str, **options: Any) -> Method:
@@ -81,7 +82,8 @@ ROWS = {
     "xnor": Row(method("xnor"), COMPILED),
     "bnn": Row(method("bnn"), COMPILED),
     "binary maps": Row(method("binary_maps"), COMPILED),
-    "binary maps at once": Row(method("binary_maps", gradual=False), COMPILED),
+    "xnor, another seed": Row(method("xnor"), COMPILED, seed=1),
+    "binary maps, another seed": Row(method("binary_maps"), COMPILED, seed=1),
     "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), TRAINING),
 }  # fmt: skip
 
@@ -93,7 +95,7 @@ def run(name: str, options: Options) -> dict[str, Any]:
     else:
         folder = options.work / name.replace(" ", "-").replace("/", "-")
         with Progress() as progress:
-            row = ours(ROWS[name], original, dataset, options.seed, folder, progress)
+            row = ours(ROWS[name], original, dataset, options.seed + ROWS[name].seed, folder, progress)
     return row | {
         "accuracy_original": score(original, dataset),
         "file_bytes_original": sum(freeze(original, dataset.example()).parts().values()),

@@ -160,8 +160,8 @@ def fitting_recipe(quantity: str, *, retrained: bool) -> Recipe:
 def of_method(name: str) -> Recipe:
     """One step: the method called `name` with its defaults, retrained as fits its kind."""
     method = METHODS[name]()
-    training = RETRAINING[method.kind] if method.retrains else None
-    training = None if training is None else paced(training, method)
+    usual = RETRAINING[method.kind] if method.retrains else None
+    training = None if usual is None else paced(usual, method)
     return Recipe(name=name, steps=(RecipeStep(method=method, training=training),))
 
 
