@@ -124,6 +124,7 @@ def ours(
         "energy": energy(artefact, dataset),
         "settings": repr(recipe.steps[0].method),
         "costliest": costliest(compressed),
+        "seed": seed,
     }
 
 
