@@ -44,7 +44,7 @@ COMPILED = replace(TRAINING, compiled=True)
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or a recipe by its name or file."""
+    """A method and how to train it, or a recipe, which says so itself, by its name or file."""
 
     step: Method | str
     training: Training | None = None
@@ -84,7 +84,7 @@ ROWS = {
     "binary maps": Row(method("binary_maps"), COMPILED),
     "xnor, another seed": Row(method("xnor"), COMPILED, seed=1),
     "binary maps, another seed": Row(method("binary_maps"), COMPILED, seed=1),
-    "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml"), TRAINING),
+    "escalate": Row(str(Path(__file__).parent / "recipes" / "escalate.toml")),
 }  # fmt: skip
 
 

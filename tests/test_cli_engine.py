@@ -125,6 +125,17 @@ class TestRun:
             np.testing.assert_array_equal(found["added"], x + y)
             np.testing.assert_array_equal(found["kind"], (x + y).argmax(1, keepdims=True))
 
+    def test_a_cache_may_be_empty(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        body = "(float[N, 1, 4] x, float[N, old, 4] cache) => (float[N, all, 4] y) { y = Concat <axis = 1> (cache, x) }"
+        onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {body}'), tmp_path / "g.onnx")
+        command = ("run", tmp_path / "g.onnx", "--input", tmp_path / "given.npz", "--out", tmp_path / "y.npy")
+        x, cache = np.ones((2, 1, 4), np.float32), np.zeros((2, 0, 4), np.float32)
+        np.savez(tmp_path / "given.npz", x=x, cache=cache)
+        assert run(*command, "--kernels") == 0 and "inputs that are empty" in " ".join(capsys.readouterr().out.split())
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), x)
+        np.savez(tmp_path / "given.npz", x=x[:0], cache=cache[:0])
+        assert run(*command) == 2 and "N at least 1; got float32 of shape (0, 1, 4)" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         "body", ["int64[N, 1] y) { y = ArgMax <axis = 1> (x) }", "float y) { y = ReduceMax <keepdims = 0> (x) }"]
     )

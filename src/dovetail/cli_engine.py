@@ -191,6 +191,8 @@ def _from_array(path: Path, entry: "Input") -> NDArray[Any]:
         raise DataError(f"{path} cannot be read as an array of numbers ({error}); write it with numpy.save.") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path} holds several arrays; one is needed, as numpy.save writes it.")
+    if not array.size:
+        raise DataError(f"{path} holds no inputs: its shape is {array.shape}.")
     if array.ndim == len(entry.one):
         array = array[None]
     return _usable(array, str(path))
@@ -209,8 +211,6 @@ def _arrays(path: Path) -> Inputs:
 
 
 def _usable(array: NDArray[Any], whose: str) -> NDArray[Any]:
-    if not array.size:
-        raise DataError(f"{whose} holds no inputs: its shape is {array.shape}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{whose} holds NaN or infinity, of which no answer can be made.")
     return np.asarray(array, order="C")

@@ -47,7 +47,7 @@ def predictions_table(names: Sequence[str], outputs: NDArray[Any], classes: Sequ
 
 
 def outputs_table(outputs: Mapping[str, NDArray[Any]]) -> Table:
-    """The outputs of a network that has several: the shape and type of each, and its range."""
+    """The outputs of a network: the shape and type of each, and its range."""
     table = _table("Outputs", ("output", "shape", "type"), ("least", "mean", "most"))
     for name, array in outputs.items():
         numbered = array.size > 0 and array.dtype.kind in "biuf"
