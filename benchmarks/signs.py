@@ -14,6 +14,7 @@ least sum of |log(speedup / S)|): what is judged is whether the speedups follow 
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import subprocess
@@ -80,7 +81,7 @@ def case(plain: Any, level: str, channels: int, size: int) -> dict[str, float]:
 def follow(rows: Collection[dict[str, float]]) -> int:
     """L; each row gets the S there, and its speedup as a part of that."""
     products, speedups = (np.array([row[key] for row in rows]) for key in ("products", "speedup"))
-    misfit = {at: np.abs(np.log(speedups / model(products, at))).sum() for at in range(8, 1024)}
+    misfit = {at: np.abs(np.log(speedups / model(products, at))).sum() for at in range(8, 4096)}
     best = min(misfit, key=misfit.__getitem__)
     for row in rows:
         row["S"] = round(float(model(row["products"], best)), 1)
@@ -93,6 +94,7 @@ def model(products: Any, at_once: int) -> Any:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows: dict[str, dict[str, Any]] = {}
     with naive() as plain:
         for level in _native.levels()[:-1]:  # the last is plain C++

@@ -251,7 +251,7 @@ def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
         read = weights.pack().bytes
         row |= {"bytes": read, "of_bandwidth": round(read / row["best"] * 1e6 / bandwidth, 3)}
         rows[name] = row
-    weights, x = signs(Binary.encode(tensor, axis=0), integers=True, zero=128), codes(side, 1.0)
+    weights, x = signs(Binary.encode(tensor, axis=0), integers=True, least=128), codes(side, 1.0)
     ones = np.ones(side, np.float32)
     product = Product(1, weights, Epilogue(scale=1 / weights.scale, bias=0 * ones), Codes(1, 128), threads=threads)
     answer = product(x)

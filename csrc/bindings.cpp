@@ -18,6 +18,7 @@
 #include "engine/program.hpp"
 #include "engine/recurrent.hpp"
 #include "engine/resize.hpp"
+#include "engine/sign_convolution.hpp"
 #include "engine/stored_weights.hpp"
 #include "engine/trial.hpp"
 #include "huffman.hpp"
@@ -97,8 +98,7 @@ std::unique_ptr<engine::Trial> convolution_trial(const std::string& level, int t
                                                  std::array<int, 8> numbers, const engine::Epilogue& epilogue) {
   std::vector<engine::Tensor> all;
   for (const Activations& one : tensors) all.push_back(tensor(one));
-  auto operation = std::make_unique<engine::Convolution>(all.front(), all.back(), window(numbers), std::move(weights),
-                                                         epilogue);
+  auto operation = engine::convolve(all.front(), all.back(), window(numbers), std::move(weights), epilogue);
   return std::make_unique<engine::Trial>(level, threads, batch, all, std::move(operation));
 }
 
@@ -157,10 +157,11 @@ PackedWeights pack_codes(const Row<std::uint8_t>& codes, int bits, const Row<Wei
   return engine::pack_codes(codes.data(), bits, table.data(), weight_shape(sides));
 }
 
-PackedWeights pack_signs(const Row<std::uint8_t>& signs, bool bytes, int zero, const Sides& sides) {
+PackedWeights pack_signs(const Row<std::uint8_t>& signs, bool bytes, int least, float middle, const Sides& sides) {
   expect_size(signs.size(), elements(sides), "signs");
   const auto type = bytes ? engine::Type::uint8 : engine::Type::float32;
-  return engine::pack_signs(signs.data(), type, zero, weight_shape(sides));
+  return std::make_unique<engine::SignWeights>(std::vector(signs.data(), signs.data() + signs.size()), type, least, middle,
+                                               weight_shape(sides));
 }
 
 template <class Value>
@@ -215,8 +216,8 @@ void add_copy(Program& program, std::vector<Id> reads, Id write, const std::vect
 
 void add_convolution(Program& program, std::vector<Id> reads, Id write, std::array<int, 8> numbers,
                      PackedWeights weights, const Epilogue& epilogue) {
-  auto operation = std::make_unique<engine::Convolution>(program.tensor(reads.at(0)), program.tensor(write),
-                                                         window(numbers), std::move(weights), epilogue);
+  auto operation = engine::convolve(program.tensor(reads.at(0)), program.tensor(write), window(numbers),
+                                    std::move(weights), epilogue);
   add(program, std::move(operation), std::move(reads), write);
 }
 

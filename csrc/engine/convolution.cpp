@@ -1,6 +1,9 @@
 #include "convolution.hpp"
 
+#include "finishing.hpp"
 #include "pixels.hpp"
+#include "sign_convolution.hpp"
+#include "work.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -22,8 +25,6 @@ constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
 constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes + 8 * 4) * widest * lanes;
-
-int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
 // Blocks of outputs side by side, so that a tile has the most sums, or not many fewer: more blocks are finished faster.
 int blocks_of_tile(std::int64_t pixels, const Primitives& primitives) {
@@ -69,16 +70,12 @@ std::vector<Columns> cut_columns(int taps, int channels, int at_most) {
   return panels;
 }
 
-// The taps of a row or column that lie inside of the image, for every output; one, where none does.
-std::vector<Range> taps_inside(const Window& window, int dimension, int outputs, int extent) {
-  const int size = window.size[dimension], step = window.dilation[dimension];
-  std::vector<Range> inside;
-  for (int output = 0; output < outputs; ++output) {
-    const int at = output * window.stride[dimension] - window.padding[dimension];
-    const int first = std::clamp((step - 1 - at) / step, 0, size - 1);
-    inside.push_back({first, std::clamp((extent - at + step - 1) / step, first + 1, size)});
-  }
-  return inside;
+// The taps of a row or column that are multiplied, for every output: those inside of the image; one, where there is none.
+std::vector<Range> taps_taken(const Window& window, int dimension, int outputs, int extent) {
+  std::vector<Range> taken = taps_inside(window, dimension, outputs, extent);
+  for (Range& range : taken)
+    if (range.empty()) range.first = std::min(range.first, window.size[dimension] - 1), range.end = range.first + 1;
+  return taken;
 }
 
 // What all threads share while a convolution runs.
@@ -169,7 +166,7 @@ struct Nest {
     const Span span = weights.spans[blocks.first];
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest_panel(span));
     const int most = most_pixels(blocks.count);
-    Finish<Sum> last = finishing(blocks, image);
+    Finish<Sum> last = finishing<Sum>(run, epilogue, image, blocks.first, blocks.count);
     last.output_pixels = output.at, last.residual_pixels = residual.at;
     if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
     for (const Columns& columns : panels) {
@@ -255,27 +252,6 @@ struct Nest {
   static Element* data(const Place& place, std::ptrdiff_t at) {
     return reinterpret_cast<Element*>(place.data) + at;
   }
-  static std::byte* data(const Place& place, int image, int block) {
-    return place.data + (place.tensor->at(image, 0, 0) + block * lanes) * bytes_of(place.tensor->type);
-  }
-
-  Finish<Sum> finishing(const Blocks& blocks, int image) const {
-    return {.blocks = blocks.count,
-            .scale = epilogue.scale.data() + blocks.first * lanes,
-            .bias = epilogue.bias.data() + blocks.first * lanes,
-            .rounding = epilogue.rounding,
-            .residual = epilogue.residual ? data(run.reads.back(), image, blocks.first) : nullptr,
-            .residual_type = added.type,
-            .residual_scale = added.scale,
-            .residual_zero = float(added.zero),
-            .activation = epilogue.activation,
-            .low = epilogue.low,
-            .high = epilogue.high,
-            .output = data(run.writes[0], image, blocks.first),
-            .output_type = out.type,
-            .inverse_scale = 1.0f / out.scale,
-            .zero = float(out.zero)};
-  }
 };
 
 void check(bool holds, const std::string& message) {
@@ -308,8 +284,8 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
                          Epilogue epilogue)
     : window_(window), weights_(std::move(weights)), epilogue_(std::move(epilogue)) {
   check_window(window_, input, output);
-  inside_[0] = taps_inside(window_, 0, output.rows, input.rows);
-  inside_[1] = taps_inside(window_, 1, output.columns, input.columns);
+  inside_[0] = taps_taken(window_, 0, output.rows, input.rows);
+  inside_[1] = taps_taken(window_, 1, output.columns, input.columns);
   check_offsets(input, output);
   check_offsets(output, output);
   check(!output.external, "the output must have padded channels");
@@ -361,6 +337,13 @@ void Convolution::run(const Run& run) const {
     run_nest(run, start_, p.depthwise_uint8, p.finish_int32);
   else
     run_nest(run, start_, p.product_uint8, p.finish_int32);
+}
+
+std::unique_ptr<Operation> convolve(const Tensor& input, const Tensor& output, const Window& window,
+                                    std::unique_ptr<Weights> weights, Epilogue epilogue) {
+  if (const auto* signs = dynamic_cast<const SignWeights*>(weights.get()))
+    return std::make_unique<SignConvolution>(input, output, window, *signs, std::move(epilogue));
+  return std::make_unique<Convolution>(input, output, window, std::move(weights), std::move(epilogue));
 }
 
 }  // namespace dovetail::engine

@@ -1,6 +1,5 @@
 // Convolutions and matrix products, straight on the activations: no matrix of patches is made.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -8,24 +7,14 @@
 
 #include "operation.hpp"
 #include "weights.hpp"
+#include "window.hpp"
 
 namespace dovetail::engine {
 
-// Where the weights of a convolution lie on the image; rows, then columns. The padding is that above and on the left;
-// the border of the input is as wide as the largest of all four sides.
-struct Window {
-  int size[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1}, padding[2] = {0, 0};
-};
-
-struct Range {
-  int first, end;
-  bool empty() const { return first >= end; }
-  Range within(const Range& other) const { return {std::max(first, other.first), std::min(end, other.end)}; }
-};
-
 // reads = {input} or {input, residual}; writes = {output}. A matrix product of a sequence or a batch of vectors is a
-// convolution by a window of one pixel; a vector product after flattening has a window as large as the image. Throws
-// std::invalid_argument where these do not fit together.
+// convolution by a window of one pixel; a vector product after flattening has a window as large as the image. The border
+// of the input is as wide as the largest padding of the four sides. Throws std::invalid_argument where these do not fit
+// together.
 class Convolution : public Operation {
  public:
   Convolution(const Tensor& input, const Tensor& output, Window window, std::unique_ptr<Weights> weights,
@@ -50,5 +39,9 @@ class Convolution : public Operation {
   std::vector<float> zeros_;              // the same for float32
   std::int64_t multiplications_ = 0;      // for one image
 };
+
+// The same, or of signs (sign_convolution.hpp) where the weights are such.
+std::unique_ptr<Operation> convolve(const Tensor& input, const Tensor& output, const Window& window,
+                                    std::unique_ptr<Weights> weights, Epilogue epilogue);
 
 }  // namespace dovetail::engine

@@ -94,8 +94,8 @@ class Builder {
     Epilogue epilogue = this->epilogue(output);
     std::vector<Id> reads{input};
     add_residual(epilogue, reads, output);
-    add(std::make_unique<Convolution>(tensors_[input], tensors_[output], window, std::move(weights), std::move(epilogue)),
-        std::move(reads), output);
+    add(convolve(tensors_[input], tensors_[output], window, std::move(weights), std::move(epilogue)), std::move(reads),
+        output);
   }
 
   void elementwise() {

@@ -1,8 +1,10 @@
 #include "plan_weights.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
+#include "sign_convolution.hpp"
 #include "stored_weights.hpp"
 
 namespace dovetail::engine {
@@ -91,6 +93,12 @@ std::unique_ptr<Weights> coded_slots(PlanReader& reader, const WeightShape& shap
   return pack_slots({places.data(), codes.data(), std::int64_t(places.size())}, table.data(), int(table.size()), shape);
 }
 
+std::unique_ptr<Weights> signs(PlanReader& reader, Type activations, int least, const WeightShape& shape) {
+  const auto middle = reader.numbers<float>();
+  check_plan(middle.size() == 1 && std::isfinite(middle[0]), "signs that stand for no number");
+  return std::make_unique<SignWeights>(read_codes(reader, 1, count_of(shape)), activations, least, middle[0], shape);
+}
+
 template <class Weight>
 std::unique_ptr<Weights> read(PlanReader& reader, const PlanWeights& header, const WeightShape& shape) {
   switch (header.form) {
@@ -102,6 +110,7 @@ std::unique_ptr<Weights> read(PlanReader& reader, const PlanWeights& header, con
     case Form::codes: return codes<Weight>(reader, header.bits, shape);
     case Form::mask:
     case Form::slots: return nonzeros<Weight>(reader, header.form, shape);
+    case Form::signs: return signs(reader, header.bytes ? Type::uint8 : Type::float32, header.least, shape);
     case Form::coded_slots: check_plan(!header.bytes, "codes into a table of bytes"); return coded_slots(reader, shape);
   }
   check_plan(false, "there is no form of weights " + std::to_string(int(header.form)));

@@ -6,6 +6,7 @@
 //   mask          n bits, 1 for what is not zero; the nonzeros
 //   slots         gaps, the nonzeros
 //   coded_slots   a table of float32 that begins with zero, gaps, a code of 8 bits for each nonzero
+//   signs         one float32, SignWeights' middle; n bits, 1 for +; activations are + from `least` on
 //
 // A gap is how many zeros lie before the next nonzero; 255 stands for 255 zeros of a longer gap.
 // src/dovetail/runtime/engine/plan_weights.py writes it.
@@ -19,13 +20,13 @@
 
 namespace dovetail::engine {
 
-enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots };
+enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots, signs };
 
 struct PlanWeights {
   Form form;
   std::uint8_t bytes;  // 1: int8, for activations of uint8
   std::uint8_t bits;   // of a code
-  std::uint8_t padding;
+  std::uint8_t least;
   std::int32_t outputs, inputs, groups;
 };
 static_assert(sizeof(PlanWeights) == 16);

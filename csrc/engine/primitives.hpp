@@ -105,6 +105,36 @@ struct Normalised {
   float* result;
 };
 
+// The signs of values, 1 for +, the first in the lowest bit: of codes those from `least` on are +, of float32 those from
+// 0 on. `count` is a multiple of 16.
+template <class Value>
+struct SignReading {
+  const Value* values;
+  std::int64_t count;
+  int least;
+  std::uint16_t* signs;
+};
+
+// Signs that lie next to each other, in words of 32 on which masks say what counts: `input` is how far they begin from
+// a pixel's, in halves of words, `first` the first of their words among those of the weights.
+struct SignRun {
+  std::int32_t input, words, first;
+};
+
+// A product of signs by signs, for some pixels and one block of 16 outputs:
+//   sums[p * stride + o] = all - 2 * the signs that differ, of those that count
+struct SignProduct {
+  const std::uint16_t* input;
+  const std::int32_t* pixels;  // in halves of words
+  int pixel_count;
+  const SignRun* runs;
+  int run_count;
+  const std::uint32_t *weights, *masks;  // [word][16], [word]
+  int all;
+  std::int32_t* sums;
+  int stride;
+};
+
 // Values become codes: divided by `scale`, as ONNX says, limited, rounded to even, and `zero` added.
 struct Encoding {
   const float* values;
@@ -137,8 +167,10 @@ struct Primitives {
   StoredPrimitives<Masked> masks;
   void (*slots_uint8)(const ByteProduct&, const Slots&);
   void (*slots_float32)(const FloatProduct&, const Slots&);
-  void (*signs_uint8)(const ByteProduct&, const Signs&);
-  void (*signs_float32)(const FloatProduct&, const Signs&);
+  int sign_pixels;  // of a product of signs, at most
+  void (*read_signs_uint8)(const SignReading<std::uint8_t>&);
+  void (*read_signs_float32)(const SignReading<float>&);
+  void (*product_signs)(const SignProduct&);
 };
 
 // The best level that this processor has, or the one that the environment variable DOVETAIL_ISA names. Chosen once.

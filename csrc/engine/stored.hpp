@@ -48,13 +48,6 @@ struct Slots {
 };
 constexpr int slots_tile_float32 = 64, slots_index_bits = 6;
 
-// Signs: a bit is 1 for +. Activations are + from `threshold` on, those of float32 from 0 on. The word of an output has
-// 32 channels of a tap, the first in the lowest bit; the bits after the last channel are 0.
-struct Signs {
-  const std::uint32_t* words;  // of each tap, 32 channels and output
-  int channels, threshold;
-};
-
 // Pixels at most of a product straight from stored weights.
 constexpr int stored_pixels = 4;
 

@@ -4,10 +4,9 @@
 #include <stdexcept>
 
 #include "stored_weights.hpp"
+#include "work.hpp"
 
 namespace dovetail::engine {
-
-inline int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
 // Where a weight lies.
 struct Position {

@@ -10,10 +10,6 @@ std::unique_ptr<Weights> pack_codes(const std::uint8_t* codes, int bits, const f
 std::unique_ptr<Weights> pack_codes(const std::uint8_t* codes, int bits, const std::int8_t* table,
                                     const WeightShape& shape);
 
-// Signs, 1 for +, that are multiplied with the signs of the activations: of float32 zero is +, of uint8 what is `zero`
-// at least. The padding of an image counts as +.
-std::unique_ptr<Weights> pack_signs(const std::uint8_t* signs, Type activations, int zero, const WeightShape& shape);
-
 // Places of nonzeros in this order, ascending, and what is there.
 template <class Value>
 struct Nonzeros {

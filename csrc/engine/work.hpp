@@ -1,10 +1,12 @@
-// How work that is alike is shared among threads.
+// How work that is alike is cut into pieces and shared among threads.
 #pragma once
 #include <cstdint>
 
 #include "threads.hpp"
 
 namespace dovetail::engine {
+
+inline int divide_up(std::int64_t a, std::int64_t b) { return int((a + b - 1) / b); }
 
 // Calls item(thread, i) for i from 0 up to `count`; on one thread if it is done sooner than others are told.
 template <class Item>

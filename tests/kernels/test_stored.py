@@ -34,6 +34,7 @@ from dovetail.kernels.stored import KERNELS, Stored, kernels, signs, stored
 
 from .kernel_cases import INPUT, LEVELS, OUTPUT, agree, random, random_epilogue
 
+WHOLE = Window()
 each_level = pytest.mark.parametrize("level", LEVELS)
 SIXTEEN = np.array([-128, -90, -77, -60, -41, -20, -9, 0, 1, 13, 30, 44, 68, 90, 101, 127], np.float32) / 128
 FLOATS = np.sort(np.random.default_rng(5).standard_normal(16)).astype(np.float32)
@@ -174,23 +175,33 @@ def test_convolutions_of_any_shape(level: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
 def test_signs_by_signs(level: str, integers: bool) -> None:
     rng = np.random.default_rng(7)
+    windows = [
+        Window(padding=(1,) * 4),
+        Window(stride=(2, 2), padding=(2, 3, 2, 3)),
+        Window(dilation=(2, 1), padding=(4, 0, 4, 1)),
+        Window(dilation=(1, 2), stride=(1, 3), padding=(0, 9, 1, 9)),
+    ]
 
-    def check(shape: tuple[int, ...], image: tuple[int, int, int], border: int) -> None:
-        weights = signs(Binary.encode(rng.standard_normal(shape), axis=0), integers=integers, zero=INPUT.zero)
+    def check(
+        shape: tuple[int, ...], image: tuple[int, int, int], window: Window = WHOLE, threads: int = 1, **given: Any
+    ) -> None:
+        middle = rng.choice([0.0, 1.0, -2.5])
+        binary = Binary.encode(rng.standard_normal(shape), axis=0)
+        weights = signs(binary, integers=integers, least=INPUT.zero, middle=middle)
         x = random(rng, (*image, shape[1]), integers)
-        plus = np.pad(
-            x >= INPUT.zero if integers else x >= 0, [(0, 0), *[(border, border)] * 2, (0, 0)], constant_values=1
-        )
-        ones = Epilogue(scale=np.ones(shape[0], np.float32), bias=np.zeros(shape[0], np.float32))
-        both = np.where(plus, 1, -1).astype(np.float32), weights.values().astype(np.float32)
-        expected = convolution(*both, Window(), reference(weights, ones))
-        codes, window = INPUT if integers else None, Window(padding=(border,) * 4)
-        assert np.array_equal(Convolution(x.shape, weights, window, ones, codes, level=level)(x), expected)
+        read = np.where(x >= (INPUT.zero if integers else 0), middle + 1, middle - 1).astype(np.float32)
+        epilogue = random_epilogue(rng, weights.values(), **given)
+        codes = INPUT if integers else None
+        expected = convolution(read, weights.values().astype(np.float32), window, reference(weights, epilogue, **given))
+        found = Convolution(x.shape, weights, window, epilogue, codes, level=level, threads=threads)(x)
+        assert agree(expected, found, exact=False, columns=weights.values()[0].size)
 
     for length in range(1, 1024, 1 if level == "avx512" else 7):
-        check((3, length), (1, 1, 1), 0)
-    for inputs, outputs in [(5, 17), (32, 16), (70, 40)]:
-        check((outputs, inputs, 3, 2), (2, 5, 6), 1)
+        check((3, length), (1, 1, 1))
+    for channels in [(5, 17), (16, 80), (32, 16), (70, 40)]:
+        for window in windows:
+            check((*channels[::-1], 3, 2), (2, 9, 11), window, threads=2)
+            check((*channels[::-1], 5, 5), (3, 11, 11), window, activation="relu", output=OUTPUT)
 
 
 @each_level

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from dovetail.formats import Affine, Codebook, Float, Layout
+from dovetail.methods.method import Context
+from dovetail.methods.quantize.binary_maps import BinaryMaps
 from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import Artefact, export_plan, freeze
@@ -94,6 +96,16 @@ class Attention(nn.Module):
         return self.last(x.flatten(1))
 
 
+def of_signs() -> nn.Module:
+    """Signs of weights and maps, with a way around that has a factor for each channel."""
+    inner = nn.Conv2d(20, 20, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 20, 3), inner, nn.ReLU(), nn.Conv2d(20, 5, 5, padding=1))
+    images = torch.randn(8, 3, 8, 8)
+    context = Context(loss=lambda _: 0.0, example=images[:1], inputs=images, original=model)
+    method = BinaryMaps(keep_ends=False, gradual=False)
+    return nn.Sequential(method.apply(model, method.plan(model, context), 0, context), nn.Flatten())
+
+
 FEW = partial(Codebook.encode, table=np.array([-3, -2, -1, 0, 1, 2, 3, 5], np.float32) / 16)
 
 
@@ -126,6 +138,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Layout]]]] = {
     "sums of codes": lambda: (Summed(), {}),
     "steps": lambda: (Steps(), {}),
     "attention": lambda: (Attention(), {}),
+    "signs": lambda: (of_signs(), {}),
     "stored floats": lambda: stored(False),
     "stored integers": lambda: stored(True),
 }

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.runtime.planned_networks import planned
 from tests.runtime.quantised_networks import chain, frozen, quantise, residual
 from tests.runtime.test_engine_operators import model
 
@@ -19,7 +20,8 @@ from dovetail.networks.mobilenet import MobileNetV2
 from dovetail.runtime import Artefact, Session, freeze
 
 FLOATS = {"mobilenet.dvt": (3, 32, 32)}
-CODES = {"chain-8.dvt": (2, 12, 12), "chain-4.dvt": (2, 12, 12), "residual-8.dvt": (2, 12, 12), "nan.onnx": (6,)}
+CODES = {"chain-8.dvt": (2, 12, 12), "chain-4.dvt": (2, 12, 12), "residual-8.dvt": (2, 12, 12),
+         "signs.dvt": (3, 8, 8), "nan.onnx": (6,)}  # fmt: skip
 BATCHES = {"mobilenet.dvt": (1, 3)}
 """Of the others (1, 33, 70): one image, and more than the threads share out evenly."""
 
@@ -58,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for bits in (4, 8):
         frozen(quantise(chain(), bits)).save(path / f"chain-{bits}.dvt")
     frozen(quantise(residual(), outputs=("0",))).save(path / "residual-8.dvt")
+    planned("signs").save(path / "signs.dvt")
     onnx.save(model(*NAN_INSIDE), path / "nan.onnx")
     return path
 

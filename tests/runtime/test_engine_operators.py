@@ -46,9 +46,20 @@ def run_plainly(proto: ModelProto, inputs: Mapping[str, NDArray[np.float32]]) ->
     return y
 
 
+def signs(*shape: int) -> NDArray[np.float32]:
+    """Of one magnitude for each index of the first axis."""
+    magnitudes = np.abs(normal(shape[0], *(1 for _ in shape[1:])))
+    return np.where(normal(*shape) < 0, -magnitudes, magnitudes)
+
+
 def ints(*numbers: int) -> NDArray[np.int64]:
     return np.array(numbers, np.int64)
 
+
+CHOSEN: dict[str, NDArray[np.generic]] = {
+    "zero": np.asarray(np.float32(0)), "half": np.asarray(np.float32(0.5)), "minus": np.asarray(np.float32(-0.8)),
+    "two": np.asarray(np.float32(2)),
+}  # fmt: skip
 
 CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
     "convolution, normalised, cut": (
@@ -224,6 +235,16 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
     "read both ways": ("N,4,5", "a = ReduceMax(x, last) b = ReduceMax(x, first) c = Sub(x, a) y = Add(c, b)",
                        {"first": ints(1), "last": ints(2)}),
     "limits": ("N,6,5", "a = Max(x, low) y = Min(high, a)", {"low": np.float32(-0.5), "high": np.float32(0.7)}),
+    "signs": ("N,20,7,6", "a = Conv <pads=[1,1,1,1]> (x, w) b = GreaterOrEqual(a, zero) c = Where(b, half, minus) "
+              "d = Conv <pads=[1,2,1,0], strides=[2,3]> (c, v) f = Add(d, shift) i = GreaterOrEqual(f, zero) "
+              "j = Where(i, two, half) k = Flatten(j) y = Gemm <transB=1> (k, u, bias)",
+              {"w": normal(40, 20, 3, 3), "v": signs(24, 40, 3, 3), "u": signs(9, 24 * 4 * 2), "bias": normal(9),
+               "shift": normal(24, 1, 1), **CHOSEN}),
+    "signs times a factor": ("N,20,7,6", "b = GreaterOrEqual(x, zero) c = Where(b, two, half) d = Mul(c, two) "
+                             "e = Sub(d, half) f = Conv <dilations=[2,1]> (e, w) "
+                             "g = Conv <pads=[2,2,2,2], dilations=[1,3]> (e, v) h = Relu(g) i = Conv(h, u) "
+                             "y = Add(f, i)",
+                             {"w": signs(4, 20, 3, 3), "v": signs(7, 20, 3, 3), "u": normal(4, 7, 7, 1), **CHOSEN}),
     "with a stranger in it": ("N,3,4,5", "a = Relu(x) b = Atan(a) c = Mul(a, b) y = Relu(c)", {}),
     "only strangers": ("N,3,4", "y = Atan(x)", {}),
     "strangers beside": ("N,3,4", "a = Atan(x) b = Relu(x) c = Add(a, b) d = Cos(c) y = Add(d, b)", {}),
@@ -259,6 +280,29 @@ def test_in_floats(name: str, threads: int) -> None:
 def test_functions_written_out_are_one_layer(name: str, kernel: str) -> None:
     session = EngineSession.from_onnx(model(*CASES[name]), 1)
     assert [operation.kernel for operation in session.describe()] == ["copy", kernel, "copy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "native"),
+    [
+        ("y = Conv(d, u)", 1),
+        ("e = Conv(d, u) f = Conv(d, v) y = Add(e, f)", 2),
+        ("e = Conv(d, u) y = Add(e, d)", 0),  # another reads what was chosen
+        ("e = Conv(d, u) f = Conv(d, w) y = Add(e, f)", 0),  # weights of all sizes
+        ("e = Conv <group=4> (d, g) y = Relu(e)", 0),
+        ("y = Identity(d)", 0),
+        ("e = MaxPool <kernel_shape=[2,2]> (d) y = Conv(e, u)", 0),
+    ],
+)
+def test_signs_are_multiplied_where_nothing_else_is_read(body: str, native: int) -> None:
+    weights = {"u": signs(4, 4, 1, 1), "v": signs(4, 4, 1, 1), "w": normal(4, 4, 1, 1), "g": signs(4, 1, 1, 1)}
+    proto = model(
+        "N,4,6,5", f"a = Mul(x, half) c = GreaterOrEqual(a, zero) d = Where(c, half, minus) {body}", weights | CHOSEN
+    )
+    session = EngineSession.from_onnx(proto, 1)
+    assert [operation.kernel for operation in session.describe()].count("convolution of signs") == native
+    x = normal(3, 4, 6, 5)
+    np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=1e-6)
 
 
 def test_copies_of_copies_are_one() -> None:

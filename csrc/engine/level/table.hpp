@@ -35,8 +35,10 @@ constexpr Primitives table(const char* name) {
           .masks = masks,
           .slots_uint8 = slots_uint8,
           .slots_float32 = slots_float32,
-          .signs_uint8 = signs_product<ByteProduct>,
-          .signs_float32 = signs_product<FloatProduct>};
+          .sign_pixels = sign_pixels,
+          .read_signs_uint8 = read_signs<std::uint8_t>,
+          .read_signs_float32 = read_signs<float>,
+          .product_signs = with_pixels<SignProducts, 1, sign_pixels, SignProduct>};
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ class Packer(Protocol):
     ) -> _native.Weights: ...
 
     def pack_signs(
-        self, signs: NDArray[np.uint8], bytes: bool, zero: int, sides: tuple[int, ...]
+        self, signs: NDArray[np.uint8], bytes: bool, least: int, middle: float, sides: tuple[int, ...]
     ) -> _native.Weights: ...
 
     def pack_mask(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
@@ -104,10 +104,11 @@ def stored(
     return _packed(kernel, np.int8, lambda: values, scale, (*shape, groups))
 
 
-def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
-    """Binary weights that are multiplied with the signs of the activations, which are + from 0 (or the code `zero`) on.
+def signs(format: Format, *, integers: bool, least: int = 0, middle: float = 0.0) -> Stored:
+    """Binary weights that are multiplied with the signs of activations, which are + from 0 (or the code `least`) on.
 
-    The padding of an image counts as +, as a sign of 0 does.
+    A sign s stands for `middle` + s, so that two numbers a < b are half of b - a times what their signs stand for, with
+    (a + b) / (b - a) as the middle. The padding of an image counts nothing.
     """
     inner = _unwrapped(format)
     if not isinstance(inner, Binary) or len(inner.shape) not in (2, 4):
@@ -119,7 +120,7 @@ def signs(format: Format, *, integers: bool, zero: int = 0) -> Stored:
         np.dtype(np.int8 if integers else np.float32),
         np.broadcast_to(inner.scale, shape[:1]),
         lambda: (2 * inner.codes.astype(np.int8) - 1).reshape(shape),
-        lambda packer: packer.pack_signs(inner.codes, integers, zero, (*shape, 1)),
+        lambda packer: packer.pack_signs(inner.codes, integers, least, middle, (*shape, 1)),
     )
 
 

@@ -159,6 +159,7 @@ class Convolution(Layer):
 
     weight: the name under which they are stored.
     flattened: the shape of a picture that is read whole, as a vector.
+    middle: if only the signs count, of the weights and of what is read; see signs.py.
     """
 
     weight: str = ""
@@ -167,6 +168,7 @@ class Convolution(Layer):
     padding: int = 0
     groups: int = 1
     flattened: bool = False
+    middle: float | None = None
 
     @property
     def places(self) -> tuple[int, int]:
@@ -179,10 +181,10 @@ class Convolution(Layer):
 
     @property
     def border(self) -> int:
-        return self.padding
+        return self.padding if self.middle is None else 0
 
     def takes_codes(self, grids: Sequence[Grid | None]) -> bool:
-        return self.weights.dtype == np.int8
+        return self.weights.dtype == np.int8 or self.middle is not None
 
 
 @dataclass

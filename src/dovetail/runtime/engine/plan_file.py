@@ -27,7 +27,7 @@ from dovetail.runtime.engine.stages import cut_stages
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.files import write_atomically
 
-MAGIC, VERSION = b"DVTPLAN\0", 3
+MAGIC, VERSION = b"DVTPLAN\0", 4
 
 
 class Record(IntEnum):

@@ -23,7 +23,7 @@ WIDE = 255
 class Form(IntEnum):
     """As in csrc/engine/plan_weights.hpp."""
 
-    DENSE, CODES, MASK, SLOTS, CODED_SLOTS = range(5)
+    DENSE, CODES, MASK, SLOTS, CODED_SLOTS, SIGNS = range(6)
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class WrittenWeights:
     def pack_codes(self, codes: NDArray[np.uint8], bits: int, table: Array, sides: Sides) -> _native.Weights:
         return _written(Form.CODES, bits, table, sides, table[: 1 << bits], pack(codes, bits))
 
-    def pack_signs(self, signs: NDArray[np.uint8], bytes: bool, zero: int, sides: Sides) -> _native.Weights:
-        raise AssertionError("sessions do not take the signs of what layers read")
+    def pack_signs(
+        self, signs: NDArray[np.uint8], bytes: bool, least: int, middle: float, sides: Sides
+    ) -> _native.Weights:
+        like = np.zeros(0, np.int8 if bytes else np.float32)
+        return _written(Form.SIGNS, 0, like, sides, np.array([middle], np.float32), pack(signs, 1), least=least)
 
     def pack_mask(self, places: NDArray[np.int64], values: Array, sides: Sides) -> _native.Weights:
         mask = np.zeros(np.prod(sides[:4]), np.uint8)
@@ -63,9 +66,9 @@ class WrittenWeights:
         return _written(Form.CODED_SLOTS, 0, table, sides, table, _gaps(places), codes)
 
 
-def _written(form: Form, bits: int, like: Array, sides: Sides, *lists: Array) -> _native.Weights:
+def _written(form: Form, bits: int, like: Array, sides: Sides, *lists: Array, least: int = 0) -> _native.Weights:
     """`like`: what the weights are, float32 or int8."""
-    parts = [struct.pack("<4B3i", form, like.dtype == np.int8, bits, 0, sides[0], sides[1] * sides[4], sides[4])]
+    parts = [struct.pack("<4B3i", form, like.dtype == np.int8, bits, least, sides[0], sides[1] * sides[4], sides[4])]
     for values in lists:
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         parts += [struct.pack("<I", values.size), little.tobytes()]

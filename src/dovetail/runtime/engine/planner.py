@@ -320,15 +320,37 @@ def limit(plan: Plan, node: Node, low: float, high: float) -> None:
 def affine(plan: Plan, node: Node, value: str, scale: Array, bias: Array, layout: Layout | None) -> None:
     """value * scale + bias, of one number for each channel or for all; `layout`: where the channels must be, if so."""
     output, shape = node.outputs[0], plan.shape(value)
+    if (chooser := _choosing(plan, value)) is not None and scale.size == bias.size == 1 and scale.item() > 0:
+        low, high = (number * scale.item() + bias.item() for number in (chooser.epilogue.low, chooser.epilogue.high))
+        chooser.epilogue = replace(chooser.epilogue, low=low, high=high)
+        return plan.extend(chooser, output)
     layer = _with_epilogue(plan, value)
-    if layer is None or not layer.linear or layout not in (None, layer.layout):
+    summands = [] if layer is None or layout not in (None, layer.layout) else _summands(plan, layer)
+    if layer is None or not summands:
         own = plan.layout(value) if layout is None else layout
         layer = Elementwise(node.operator, node.operator, [value], output, shape, own)
         _scale(layer, scale, bias)
-        plan.add(layer)
-        return
-    _scale(layer, scale, bias)
-    plan.extend(layer, output)
+        return plan.add(layer)
+    for summand in summands:
+        _scale(summand, scale, bias if summand is layer else np.zeros(1))
+    return plan.extend(layer, output)
+
+
+def _summands(plan: Plan, layer: Layer) -> list[Layer]:
+    """The layers that a factor goes to: this one and, if it adds a value, the one that makes that for it alone."""
+    if layer.linear:
+        return [layer]
+    ends = layer.epilogue
+    other = None if ends.residual is None or ends.rounding is not None else plan.growing(ends.residual)
+    alike = isinstance(other, Elementwise) and other.linear and other.layout is layer.layout
+    return [layer, other] if other is not None and alike and ends.open else []
+
+
+def _choosing(plan: Plan, value: str) -> Layer | None:
+    """The layer that makes a value, if all that is left to do to it is to make two numbers others."""
+    maker = plan.growing(value)
+    chooses = maker is not None and maker.epilogue.activation is Activation.STEP and maker.epilogue.grid is None
+    return maker if chooses else None
 
 
 def _scale(layer: Layer, scale: Array, bias: Array) -> None:

@@ -27,6 +27,7 @@ from dovetail.runtime.engine.operators import COMPUTING
 from dovetail.runtime.engine.planner import LACKING, Foreign, Plan, Translate, plan
 from dovetail.runtime.engine.recurrent import RECURRENT
 from dovetail.runtime.engine.shapes import batch_axes
+from dovetail.runtime.engine.signs import multiply_signs
 from dovetail.runtime.engine.stages import Stage, cut_stages
 from dovetail.runtime.engine.transposed import TRANSPOSED
 from dovetail.runtime.engine.weights import Packing
@@ -157,6 +158,7 @@ class EngineSession:
         self._open = bool(operators) and any(None in entry.one for entry in self.inputs)
         self.threads = threads
         self.plan: Plan = plan(network, operators, settle, LACKING if operators else UNPLANNED)
+        multiply_signs(self.plan)
         try:
             self.stages = _build(self.plan, threads, pack)
         except ValueError as error:

@@ -63,6 +63,11 @@ class Packing:
         """What was chosen, by the value that the layer makes."""
 
     def __call__(self, layer: Convolution, image: tuple[int, int]) -> Packed:
+        if layer.middle is not None:
+            outputs, inputs, rows, columns = layer.weights.shape
+            signs = (layer.weights > 0).astype(np.uint8).reshape(-1)
+            packed = self.packer.pack_signs(signs, True, 1, layer.middle, (outputs, inputs, rows, columns, 1))
+            return Packed(packed, np.ones(1, np.float32))
         form, why = self._form(layer, image)
         if form is None:
             weights, scale = self.packer.pack(np.ascontiguousarray(layer.weights), layer.groups), np.ones(1, np.float32)
