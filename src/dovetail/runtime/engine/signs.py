@@ -30,15 +30,20 @@ def multiply_signs(plan: Plan) -> None:
 def _multiply(plan: Plan, maker: Layer) -> None:
     names = {maker.output, *(name for name, view in plan.views.items() if view.source == maker.output)}
     readers = [layer for layer in plan.layers if names.intersection(layer.reads)]
-    convolutions = [layer for layer in readers if isinstance(layer, Convolution) and layer.inputs[0] in names]
-    able = all(layer.epilogue.residual not in names and _magnitudes(layer) is not None for layer in convolutions)
-    if not readers or len(convolutions) < len(readers) or not able or names & plan.ends:
+    convolutions = [
+        (layer, magnitudes)
+        for layer in readers
+        if isinstance(layer, Convolution)
+        and layer.epilogue.residual not in names
+        and (magnitudes := _magnitudes(layer)) is not None
+    ]
+    if not readers or len(convolutions) < len(readers) or names & plan.ends:
         return
     low, high = maker.epilogue.low, maker.epilogue.high
     grid, half = maker.epilogue.grid, (high - low) / 2
-    for layer in convolutions:
+    for layer, magnitudes in convolutions:
         unit = grid.scale if grid is not None and layer.takes_codes([grid]) else 1.0
-        layer.epilogue.scale = layer.epilogue.scale * _magnitudes(layer) * (half / unit)
+        layer.epilogue.scale = layer.epilogue.scale * magnitudes * (half / unit)
         layer.middle = (high + low) / (high - low)
     maker.epilogue = replace(maker.epilogue, low=0.0, high=1.0, grid=SIGNS)
     plan.grids[maker.output] = SIGNS
@@ -46,6 +51,6 @@ def _multiply(plan: Plan, maker: Layer) -> None:
 
 def _magnitudes(layer: Convolution) -> Array | None:
     """That of each output's weights; None where they have several, or none."""
-    sizes = np.abs(layer.weights.reshape(len(layer.weights), -1).astype(np.float64))
+    sizes = np.abs(layer.weights.reshape(len(layer.weights), -1).astype(np.float32, copy=False))
     alike = layer.groups == 1 and sizes.size and (sizes == sizes[:, :1]).all() and sizes[:, 0].all()
-    return sizes[:, 0] if alike else None
+    return sizes[:, 0].astype(np.float64) if alike else None
