@@ -278,9 +278,9 @@ void bind_program(nb::module_& m) {
   nb::class_<Epilogue>(m, "Epilogue")
       .def("__init__",
            [](Epilogue* self, const Floats& scale, const Floats& bias, std::array<float, 3> rounding,
-              bool residual, int activation, float low, float high) {
+              const Floats& residual, int activation, float low, float high) {
              const auto [step, least, most] = rounding;
-             new (self) Epilogue{padded(scale), padded(bias), {step, least, most}, residual,
+             new (self) Epilogue{padded(scale), padded(bias), {step, least, most}, padded(residual),
                                  engine::Activation(activation), low, high};
            })
       .def_ro("scale", &Epilogue::scale)

@@ -161,7 +161,7 @@ struct Nest {
     Offsets input, output, residual;
     input.locate(first, count, pixels, in, window.stride, -window.padding[0], -window.padding[1]);
     output.locate(first, count, pixels, out, one, 0, 0);
-    if (epilogue.residual) residual.locate(first, count, pixels, added, one, 0, 0);
+    if (!epilogue.residual.empty()) residual.locate(first, count, pixels, added, one, 0, 0);
     const int image = pixels.first_image(first);
     const Span span = weights.spans[blocks.first];
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest_panel(span));
@@ -294,7 +294,7 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
   check(weights_->outputs == output.channels, "weights for " + std::to_string(weights_->outputs) +
                                                   " channels, but the output has " + std::to_string(output.channels));
   const std::size_t outputs = std::size_t(weights_->blocks()) * lanes;
-  check(epilogue_.scale.size() == outputs && epilogue_.bias.size() == outputs, "scale or bias of a wrong length");
+  check(fits(epilogue_, outputs), "scale, bias or the residual's factors of a wrong length");
   for (const Span& span : weights_->spans) {
     check(span.first + (weights_->depthwise ? lanes : span.count) <= input.padded_channels(),
           "weights for more channels than the input's " + std::to_string(input.channels));

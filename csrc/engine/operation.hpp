@@ -39,13 +39,20 @@ class Operation {
 };
 
 // What happens to a sum before it is written, in this order: times scale, plus bias, (rounded to a grid), (plus the
-// residual), activation, limits; where the output is uint8, then times 1 / its scale, rounded to even, and its zero added.
+// residual times its factors), activation, limits; where the output is uint8, then times 1 / its scale, rounded to even,
+// and its zero added.
 struct Epilogue {
   std::vector<float> scale, bias;  // one for each (padded) output channel
   Grid rounding;
-  bool residual = false;           // then reads.back() is added
+  std::vector<float> residual;     // factors of reads.back(), as scale; empty: nothing is added
   Activation activation = Activation::none;
   float low = -std::numeric_limits<float>::infinity(), high = std::numeric_limits<float>::infinity();
 };
+
+// Whether it has numbers for so many (padded) outputs.
+inline bool fits(const Epilogue& epilogue, std::size_t outputs) {
+  return epilogue.scale.size() == outputs && epilogue.bias.size() == outputs &&
+         (epilogue.residual.empty() || epilogue.residual.size() == outputs);
+}
 
 }  // namespace dovetail::engine

@@ -105,7 +105,7 @@ class Builder {
     if (takes_two(arithmetic)) reads.push_back(id());
     const Tensor* b = reads.size() > 1 ? &tensors_[reads[1]] : nullptr;
     Epilogue epilogue = this->epilogue(output);
-    check(!epilogue.residual, "a residual where none is taken");
+    check(epilogue.residual.empty(), "a residual where none is taken");
     add(std::make_unique<Elementwise>(tensors_[a], b, tensors_[output], arithmetic, std::move(epilogue)),
         std::move(reads), output);
   }
@@ -206,10 +206,10 @@ class Builder {
     epilogue.scale = reader_.numbers<float>();
     epilogue.bias = reader_.numbers<float>();
     const std::size_t channels = tensors_[output].padded_channels();
-    for (const auto* values : {&epilogue.scale, &epilogue.bias})
-      check(values->empty() || values->size() == channels, "a scale or bias for other channels");
+    epilogue.residual = reader_.numbers<float>();
+    for (const auto* values : {&epilogue.scale, &epilogue.bias, &epilogue.residual})
+      check(values->empty() || values->size() == channels, "scales, biases or factors for other channels");
     epilogue.rounding = grid();
-    epilogue.residual = reader_.integer(0, 1, "a flag") == 1;
     epilogue.activation = Activation(reader_.integer(0, int(Activation::step), "an activation"));
     epilogue.low = reader_.number<float>();
     epilogue.high = reader_.number<float>();
@@ -218,7 +218,7 @@ class Builder {
   }
 
   void add_residual(const Epilogue& epilogue, std::vector<Id>& reads, Id output) {
-    if (!epilogue.residual) return;
+    if (epilogue.residual.empty()) return;
     reads.push_back(id());
     check(same_shape(tensors_[reads.back()], tensors_[output]), "a sum of values of two shapes");
   }

@@ -72,6 +72,7 @@ struct Finish {
   const std::int32_t* residual_pixels = nullptr;
   Type residual_type = Type::float32;
   float residual_scale = 1, residual_zero = 0;
+  const float* residual_factors = nullptr;        // [16 * blocks]; null: ones
   Activation activation = Activation::none;
   float low = 0, high = 0;
   void* output = nullptr;

@@ -49,7 +49,7 @@ void Product::run(const Run& run) const {
 
 void Product::multiply_row(const Run& run, int image, int row, float* room) const {
   const Tensor &a = *run.reads[0].tensor, &output = *run.writes[0].tensor;
-  const Place* residual = epilogue_.residual ? &run.reads[2] : nullptr;
+  const Place* residual = epilogue_.residual.empty() ? nullptr : &run.reads[2];
   constexpr std::int32_t tap = 0;
   std::array<std::int32_t, most_pixels> pixels{};
   for (int i = 0; i < std::min(most_pixels, a.columns); ++i) pixels[i] = i * a.padded_channels();
@@ -81,6 +81,7 @@ void Product::multiply_row(const Run& run, int image, int row, float* room) cons
              .residual_at = residual ? residual->tensor->at(image, row, pixel) + first : 0,
              .scale = epilogue_.scale.data() + first,
              .bias = epilogue_.bias.data() + first,
+             .residual_factors = residual ? epilogue_.residual.data() + first : nullptr,
              .blocks = wide});
     }
   }

@@ -17,6 +17,7 @@ Epilogue completed(Epilogue epilogue, const Tensor& output) {
   if (epilogue.scale.empty()) epilogue.scale.assign(output.channels, 1);
   epilogue.scale.resize(output.padded_channels());
   epilogue.bias.resize(output.padded_channels());
+  if (!epilogue.residual.empty()) epilogue.residual.resize(output.padded_channels());
   return epilogue;
 }
 
@@ -39,6 +40,7 @@ void write(const Run& run, const Epilogue& epilogue, const Place* residual, cons
     finish.residual_type = tensor.type;
     finish.residual_scale = tensor.scale;
     finish.residual_zero = float(tensor.zero);
+    finish.residual_factors = pixels.residual_factors;
   }
   finish.activation = epilogue.activation;
   finish.low = epilogue.low;

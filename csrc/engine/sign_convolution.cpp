@@ -82,7 +82,7 @@ SignConvolution::SignConvolution(const Tensor& input, const Tensor& output, cons
   check(weights.shape.inputs == input.channels && weights.outputs == output.channels,
         "weights for other channels than those of input and output");
   const std::size_t outputs = std::size_t(blocks_) * lanes;
-  check(epilogue_.scale.size() == outputs && epilogue_.bias.size() == outputs, "scale or bias of a wrong length");
+  check(fits(epilogue_, outputs), "scale, bias or the residual's factors of a wrong length");
   check(std::max(input.image_elements(), output.image_elements()) <= std::numeric_limits<std::int32_t>::max(),
         "the image is too large");
   pack_weights(weights, input);
@@ -183,7 +183,7 @@ void SignConvolution::run_chunk(const Run& run, int image, int tile, const Chunk
   locate(chunk, window_.stride[0] * row, std::ptrdiff_t(window_.stride[1]) * halves_,
          -window_.padding[0] * row - std::ptrdiff_t(window_.padding[1]) * halves_, input);
   locate(chunk, out.row_elements(), out.padded_channels(), 0, output);
-  if (epilogue_.residual) locate(chunk, added.row_elements(), added.padded_channels(), 0, residual);
+  if (!epilogue_.residual.empty()) locate(chunk, added.row_elements(), added.padded_channels(), 0, residual);
   SignProduct product{.input = signs,
                       .pixels = input,
                       .pixel_count = chunk.count,

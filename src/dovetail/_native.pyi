@@ -62,7 +62,7 @@ class Epilogue:
     scale: list[float]
     bias: list[float]
     rounding: list[float]
-    residual: bool
+    residual: list[float]
     activation: int
     low: float
     high: float
@@ -71,7 +71,7 @@ class Epilogue:
         scale: NDArray[np.float32],
         bias: NDArray[np.float32],
         rounding: tuple[float, float, float],
-        residual: bool,
+        residual: NDArray[np.float32],
         activation: int,
         low: float,
         high: float,

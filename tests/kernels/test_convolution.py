@@ -57,6 +57,7 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
         weights,
         residual=None if residual is None else random(rng, shape, residual),
         residual_codes=RESIDUAL if residual else None,
+        residual_factors=data.draw(st.sampled_from([None, random(rng, (outputs,), False)])),
         rounding=data.draw(st.sampled_from([None, ROUNDING])) if integers else None,
         low=data.draw(st.sampled_from([-np.inf, -0.7, 0.1])),
         high=data.draw(st.sampled_from([np.inf, 0.9])),

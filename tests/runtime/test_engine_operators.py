@@ -183,6 +183,9 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
         {"zero": ints(0), "two": ints(2), "rest": ints(-1), "w": normal(20, 3)}),
     "sums with a factor": ("N,6,5,5", "a = Relu(x) b = Add(x, a) c = Mul(b, f) m = GlobalAveragePool(x) d = Add(c, m) "
         "e = Mul(d, f) g = Sub(e, m) y = Mul(g, f)", {"f": normal(6, 1, 1)}),
+    "a sum of factors": ("N,6,5,5", "a = Relu(x) b = Conv(a, w) c = Mul(a, f) d = Add(c, b) e = Mul(d, g) "
+                         "h = Add(e, g) i = Add(a, f) j = Conv(h, w) k = Add(j, i) y = Relu(k)",
+                         {"w": normal(6, 6, 1, 1), "f": normal(6, 1, 1), "g": normal(6, 1, 1)}),
     "parts": ("N,6,5", "a, b, c = Split <axis=1> (x, sizes) d = Relu(b) e = Concat <axis=1> (c, d, a) "
               "f = Gather <axis=1> (e, last) g = Gather <axis=2> (x, odd) h = MatMul(g, w) "
               "i = Unsqueeze(f, one) y = Concat <axis=1> (h, i)",
@@ -303,6 +306,13 @@ def test_signs_are_multiplied_where_nothing_else_is_read(body: str, native: int)
     assert [operation.kernel for operation in session.describe()].count("convolution of signs") == native
     x = normal(3, 4, 6, 5)
     np.testing.assert_allclose(session(x), in_onnxruntime(proto, x), rtol=1e-4, atol=1e-6)
+
+
+def test_the_factors_of_a_sum_are_the_convolution_s() -> None:
+    session = EngineSession.from_onnx(model(*CASES["a sum of factors"]), 1)
+    kernels = [operation.kernel for operation in session.describe()]
+    assert kernels.count("element-wise") == 2  # the ReLU, and the sum that is shifted
+    assert kernels.count("direct convolution, float32") == 2
 
 
 def test_copies_of_copies_are_one() -> None:

@@ -80,9 +80,17 @@ inline Float activate(Float x, Activation activation) {
 inline Float sum_as_float(const float* from) { return load<Float>(from); }
 inline Float sum_as_float(const std::int32_t* from) { return to_float(load<Int>(from)); }
 
-inline Float value_at(const void* data, Type type, std::ptrdiff_t at, float scale, float zero) {
+// A number, or how many units of its scale a code stands for.
+inline Float value_at(const void* data, Type type, std::ptrdiff_t at, float zero) {
   if (type == Type::float32) return load<Float>(static_cast<const float*>(data) + at);
-  return (to_float(widen(load<Byte>(static_cast<const std::uint8_t*>(data) + at))) - zero) * scale;
+  return to_float(widen(load<Byte>(static_cast<const std::uint8_t*>(data) + at))) - zero;
+}
+
+// What these are multiplied by.
+template <class Sum>
+inline Float residual_factor(const Finish<Sum>& f, int first) {
+  const Float unit = constant(f.residual_type == Type::float32 ? 1.0f : f.residual_scale);
+  return f.residual_factors ? unit * load<Float>(f.residual_factors + first) : unit;
 }
 
 inline Float on_grid(Float v, const Grid& grid) {
@@ -96,12 +104,12 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
   const Float low = constant(f.low), high = constant(f.high);
   const Float least = constant(-f.zero), most = constant(255.0f - f.zero);
   for (int o = 0; o < outputs; o += width) {
-    const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o);
+    const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o), factor = residual_factor(f, o);
     for (int p = 0; p < f.pixel_count; ++p) {
       Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
       if (f.rounding.scale > 0) v = on_grid(v, f.rounding);
       if (f.residual)
-        v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_scale, f.residual_zero);
+        v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_zero) * factor;
       v = smaller(high, larger(low, activate(v, activation)));  // NaN stays NaN, but has the lowest code
       const std::ptrdiff_t at = f.output_pixels[p] + o;
       if (f.output_type == Type::float32) {
@@ -131,12 +139,13 @@ inline void finish_columns(const Finish<std::int32_t>& f, int first) {
   const std::int32_t *sums = f.sums + first, *output_pixels = f.output_pixels, *residual_pixels = f.residual_pixels;
   const std::uint8_t* residual = static_cast<const std::uint8_t*>(f.residual) + first;
   std::uint8_t* output = static_cast<std::uint8_t*>(f.output) + first;
-  const float inverse_scale = f.inverse_scale, residual_scale = f.residual_scale, residual_zero = f.residual_zero;
+  const float inverse_scale = f.inverse_scale, residual_zero = f.residual_zero;
   const Grid rounding = f.rounding;
   const auto zero = std::int32_t(f.zero);
-  Float scale[vectors], bias[vectors];
+  Float scale[vectors], bias[vectors], factor[vectors];
   repeat<vectors>([&](auto i) {
     scale[i] = load<Float>(f.scale + first + i * width), bias[i] = load<Float>(f.bias + first + i * width);
+    factor[i] = residual_factor(f, first + i * width);
   });
   for (int p = 0; p < pixel_count; ++p, sums += outputs) {
     Int codes[vectors];
@@ -145,7 +154,7 @@ inline void finish_columns(const Finish<std::int32_t>& f, int first) {
       if constexpr (adds) {
         if (rounding.scale > 0) v = on_grid(v, rounding);
         const Float added = to_float(widen(load<Byte>(residual + residual_pixels[p] + i * width)));
-        v = v + (added - residual_zero) * residual_scale;
+        v = v + (added - residual_zero) * factor[i];
       }
       codes[i] = rounded(smaller(larger(v * inverse_scale, least), most), zero);
     });

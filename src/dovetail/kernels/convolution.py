@@ -102,7 +102,7 @@ class Convolution:
                     scale.astype(np.float32),
                     epilogue.bias.astype(np.float32),
                     _grid(epilogue.rounding),
-                    epilogue.residual is not None,
+                    epilogue.factors(),
                     list(ACTIVATIONS).index(epilogue.activation),
                     epilogue.low,
                     epilogue.high,

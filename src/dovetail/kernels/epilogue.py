@@ -2,7 +2,7 @@
 
     v = scale * sum + bias             per output channel
     v = the value of the code that is nearest to v, where the sum is on a grid of its own
-    v = v + residual
+    v = v + residual * factor          per output channel
     v = min(max(activation(v), low), high)
     q = round(v * (1 / output.scale)) + output.zero, in 0 .. 255, where the output is codes
 
@@ -50,7 +50,7 @@ class Codes:
 class Epilogue:
     """`residual` has the shape of the output; its codes are `residual_codes`, or it is float32 if that is None.
 
-    `rounding` are the codes to which the sum is rounded before the residual is added.
+    `rounding` are the codes to which the sum is rounded before the residual is added, times its factors: ones if None.
     """
 
     scale: Floats
@@ -58,6 +58,7 @@ class Epilogue:
     rounding: Codes | None = None
     residual: Array | None = None
     residual_codes: Codes | None = None
+    residual_factors: Floats | None = None
     activation: str = "none"
     low: float = -np.inf
     high: float = np.inf
@@ -69,6 +70,12 @@ class Epilogue:
         if self.scale.ndim != 1 or self.scale.shape != self.bias.shape:
             raise DovetailError(f"Epilogue: one scale and bias per channel, got {self.scale.shape}, {self.bias.shape}")
 
+    def factors(self) -> Floats:
+        """Of the residual; none where nothing is added."""
+        if self.residual is None:
+            return np.zeros(0, _f)
+        return np.ones_like(self.scale, _f) if self.residual_factors is None else self.residual_factors.astype(_f)
+
     def __call__(self, sums: Array) -> Array:
         """What is written for these sums, whose last axis is the output channel."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -76,7 +83,9 @@ class Epilogue:
             if self.rounding is not None:
                 v = self.rounding.values(self.rounding.codes(v))
             if self.residual is not None:
-                v = v + (self.residual_codes.values(self.residual) if self.residual_codes else self.residual)
+                zero, unit = (0, 1) if (codes := self.residual_codes) is None else (codes.zero, codes.scale)
+                counts: Floats = self.residual.astype(_f) - _f(zero)
+                v = v + counts * (self.factors() * _f(unit))
             v = np.minimum(np.maximum(ACTIVATIONS[self.activation](v), _f(self.low)), _f(self.high))
             return self.output.codes(v) if self.output else v
 

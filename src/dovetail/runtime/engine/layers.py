@@ -67,6 +67,7 @@ class Epilogue:
     bias: Array = field(default_factory=lambda: np.zeros(0))
     rounding: Grid | None = None
     residual: str | None = None
+    residual_factors: Array = field(default_factory=lambda: np.zeros(0))
     activation: Activation = Activation.NONE
     low: float = -math.inf
     high: float = math.inf
@@ -74,8 +75,8 @@ class Epilogue:
 
     @property
     def linear(self) -> bool:
-        """Whether a factor and a shift can still be added."""
-        return self.residual is None and self.open
+        """Whether a factor and a shift can still be added: to what is rounded they cannot."""
+        return self.open and self.rounding is None
 
     @property
     def open(self) -> bool:
@@ -84,8 +85,8 @@ class Epilogue:
 
     @property
     def adds_on(self) -> bool:
-        """Whether another value can still be added, to the sum as it is or rounded to its grid."""
-        return replace(self, grid=None).linear
+        """Whether a value can still be added, to the sum as it is or rounded to its grid."""
+        return self.residual is None and replace(self, grid=None).open
 
     @property
     def unlimited(self) -> bool:
@@ -100,9 +101,9 @@ class Epilogue:
 
     def native(self, factor: Array | None = None) -> _native.Epilogue:
         """`factor`: of each output, before all else."""
-        residual = self.residual is not None
         scale = self.scale if factor is None else self.scale * factor
-        scale, bias = (np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias))
+        residual = np.zeros(0) if self.residual is None else self.residual_factors
+        scale, bias, residual = (np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias, residual))
         grid = self.rounding
         rounding = (0.0, 0.0, 0.0) if grid is None else (grid.scale, grid.lowest - grid.zero, grid.highest - grid.zero)
         return _native.Epilogue(scale, bias, rounding, residual, self.activation, *self.limits())

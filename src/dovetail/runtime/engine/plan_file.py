@@ -94,8 +94,9 @@ class Recorder:
     def epilogue(self, epilogue: _native.Epilogue) -> None:
         self.numbers(epilogue.scale, "<f4")
         self.numbers(epilogue.bias, "<f4")
+        self.numbers(epilogue.residual, "<f4")
         self.floats(*epilogue.rounding)
-        self.integers(epilogue.residual, epilogue.activation)
+        self.integers(epilogue.activation)
         self.floats(epilogue.low, epilogue.high)
 
     def _tensor(self) -> int:

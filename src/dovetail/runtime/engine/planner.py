@@ -10,6 +10,7 @@ import numpy as np
 
 from dovetail.runtime.engine.layers import (
     Activation,
+    Arithmetic,
     Array,
     Convolution,
     Copy,
@@ -325,25 +326,13 @@ def affine(plan: Plan, node: Node, value: str, scale: Array, bias: Array, layout
         chooser.epilogue = replace(chooser.epilogue, low=low, high=high)
         return plan.extend(chooser, output)
     layer = _with_epilogue(plan, value)
-    summands = [] if layer is None or layout not in (None, layer.layout) else _summands(plan, layer)
-    if layer is None or not summands:
+    if layer is None or not layer.linear or layout not in (None, layer.layout):
         own = plan.layout(value) if layout is None else layout
         layer = Elementwise(node.operator, node.operator, [value], output, shape, own)
         _scale(layer, scale, bias)
         return plan.add(layer)
-    for summand in summands:
-        _scale(summand, scale, bias if summand is layer else np.zeros(1))
+    _scale(layer, scale, bias)
     return plan.extend(layer, output)
-
-
-def _summands(plan: Plan, layer: Layer) -> list[Layer]:
-    """The layers that a factor goes to: this one and, if it adds a value, the one that makes that for it alone."""
-    if layer.linear:
-        return [layer]
-    ends = layer.epilogue
-    other = None if ends.residual is None or ends.rounding is not None else plan.growing(ends.residual)
-    alike = isinstance(other, Elementwise) and other.linear and other.layout is layer.layout
-    return [layer, other] if other is not None and alike and ends.open else []
 
 
 def _choosing(plan: Plan, value: str) -> Layer | None:
@@ -362,6 +351,8 @@ def _scale(layer: Layer, scale: Array, bias: Array) -> None:
         np.broadcast_to(factor * scale, (channels,)),
         np.broadcast_to(shift * scale + bias, (channels,)),
     )
+    if old.residual is not None:
+        old.residual_factors = old.residual_factors * scale
 
 
 def _with_epilogue(plan: Plan, value: str) -> Layer | None:
@@ -380,7 +371,23 @@ def add_values(plan: Plan, node: Node) -> bool:
     for value, other in sorted(((first, second), (second, first)), key=lambda pair: -order.get(pair[0], -1)):
         maker = plan.growing(value)
         if isinstance(maker, Convolution) and maker.epilogue.adds_on and maker.layout is plan.layout(other):
-            maker.epilogue = replace(maker.epilogue, rounding=maker.epilogue.grid, residual=other, grid=None)
+            ends, ones = maker.epilogue, np.ones(maker.shape[maker.layout])
+            maker.epilogue = replace(ends, rounding=ends.grid, residual=other, residual_factors=ones, grid=None)
+            _take_factors(plan, maker.epilogue, maker.layout)
             plan.extend(maker, node.outputs[0])
             return True
     return False
+
+
+def _take_factors(plan: Plan, ends: Epilogue, layout: Layout) -> None:
+    """Let what is added be multiplied by its factors at last, where another layer does only that, and for it alone."""
+    assert ends.residual is not None
+    maker = plan.growing(ends.residual)
+    if not isinstance(maker, Elementwise) or maker.arithmetic is not Arithmetic.NONE or not maker.linear:
+        return
+    scale, bias = maker.epilogue.scale, maker.epilogue.bias
+    if maker.layout is not layout or not len(scale) or np.any(bias):
+        return
+    ends.residual, ends.residual_factors = maker.inputs[0], ends.residual_factors * scale
+    plan.layers.remove(maker)
+    del plan.makers[maker.output], plan.grids[maker.output]
