@@ -321,7 +321,7 @@ def limit(plan: Plan, node: Node, low: float, high: float) -> None:
 def affine(plan: Plan, node: Node, value: str, scale: Array, bias: Array, layout: Layout | None) -> None:
     """value * scale + bias, of one number for each channel or for all; `layout`: where the channels must be, if so."""
     output, shape = node.outputs[0], plan.shape(value)
-    if (chooser := _choosing(plan, value)) is not None and scale.size == bias.size == 1 and scale.item() > 0:
+    if (chooser := _choosing(plan, value)) is not None and scale.size == bias.size == 1 and 0 < scale.item() < math.inf:
         low, high = (number * scale.item() + bias.item() for number in (chooser.epilogue.low, chooser.epilogue.high))
         chooser.epilogue = replace(chooser.epilogue, low=low, high=high)
         return plan.extend(chooser, output)

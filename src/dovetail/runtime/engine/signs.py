@@ -19,6 +19,8 @@ from dovetail.runtime.engine.planner import Plan
 SIGNS = Grid(1.0, 0, 0, 1)
 """The codes of the two numbers."""
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def multiply_signs(plan: Plan) -> None:
     """Where nothing else reads what is chosen between two numbers, write down which one, and multiply the signs."""
@@ -40,6 +42,8 @@ def _multiply(plan: Plan, maker: Layer) -> None:
     if not readers or len(convolutions) < len(readers) or names & plan.ends:
         return
     low, high = maker.epilogue.low, maker.epilogue.high
+    if not 0 < high - low < LARGEST:
+        return
     grid, half = maker.epilogue.grid, (high - low) / 2
     for layer, magnitudes in convolutions:
         unit = grid.scale if grid is not None and layer.takes_codes([grid]) else 1.0
