@@ -179,10 +179,22 @@ class TestGrids:
     )
     def test_are_found_in_the_graph(self, numbers: Any, nodes: str, expected: Any) -> None:
         model = OpenModel.of(onnx.parser.parse_model(ROUNDING % (*numbers, nodes)))
-        editor = Editor(model.proto.graph, model.constants)
+        editor = Editor(model)
         editor.fold_numbers()
         found = [(r.grid.scale, r.grid.lowest, r.grid.highest) for r in find_roundings(editor)]
         assert found == ([] if expected is None else [expected])
+
+    def test_are_computed_as_the_operators_were_defined_then(self) -> None:
+        """The axes of an Unsqueeze were an attribute before opset 13."""
+        model = OpenModel.of(
+            onnx.parser.parse_model(
+                """<ir_version: 7, opset_import: ["" : 12]>
+                main (float[N, 4, 2] input) => (float[N, 4, 2] output) <float[4] s = {1, 2, 3, 4}>
+                { s1 = Unsqueeze<axes = [1]>(s) output = Mul(input, s1) }"""
+            )
+        )
+        Editor(model).fold_numbers()
+        assert model.constants["s1"].shape == (4, 1)
 
     @pytest.mark.parametrize(
         "encode",

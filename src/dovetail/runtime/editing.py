@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, NodeProto, helper
+from onnx import AttributeProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from dovetail.runtime.constants import Constants
+from dovetail.runtime.constants import OpenModel, evaluate
 
 Array = NDArray[Any]
 
@@ -24,12 +24,13 @@ class Editor:
     What a subgraph (of If or Loop) reads is read by the node that holds it, and is never rewired.
     """
 
-    def __init__(self, graph: GraphProto, constants: Constants) -> None:
-        self._graph = graph
+    def __init__(self, model: OpenModel) -> None:
+        self._model = model.proto
+        graph = self._model.graph
         self._nodes: dict[int, NodeProto] = {}
         self._makers: dict[str, NodeProto] = {}
         self._readers: defaultdict[str, dict[int, NodeProto]] = defaultdict(dict)
-        self.constants = constants
+        self.constants = model.constants
         self.ends = {value.name for value in graph.output}
         self._taken = {*self.constants, *(value.name for value in (*graph.input, *graph.output))}
         for node in graph.node:
@@ -64,8 +65,7 @@ class Editor:
         for node in self.nodes:
             names = [name for name in node.input if name]
             if names and all(map(self._is_row, names)) and not self._ends(node):
-                results = ReferenceEvaluator(node).run(None, {name: self.constants[name] for name in names})
-                self.constants.update(zip(node.output, map(np.asarray, results), strict=True))
+                self.constants.update(evaluate(node, {name: self.constants[name] for name in names}, self._model))
                 self._leave(node)
 
     def _is_row(self, name: str) -> bool:
@@ -144,8 +144,8 @@ class Editor:
         used = {name for node in order for name in _inputs(node)} | self.ends
         for name in self.constants.keys() - used:
             del self.constants[name]
-        self._graph.ClearField("node")
-        self._graph.node.extend(order)
+        self._model.graph.ClearField("node")
+        self._model.graph.node.extend(order)
 
     def _enter(self, node: NodeProto) -> None:
         self._nodes[id(node)] = node

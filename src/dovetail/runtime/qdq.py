@@ -63,7 +63,7 @@ def quantised(artefact: Artefact) -> tuple[OpenModel, list[str]]:
     All else is as `assemble` gives it; without any such weight so is the whole.
     """
     model = opened(artefact)
-    rewriter = _Rewriter(Editor(model.proto.graph, model.constants), artefact)
+    rewriter = _Rewriter(Editor(model), artefact)
     rewriter.editor.fold_numbers()
     rewriter.pools(_ranks(model))
     alike: dict[tuple[str, str], list[Rounding]] = {}
