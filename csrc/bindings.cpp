@@ -278,10 +278,10 @@ void bind_program(nb::module_& m) {
   nb::class_<Epilogue>(m, "Epilogue")
       .def("__init__",
            [](Epilogue* self, const Floats& scale, const Floats& bias, std::array<float, 3> rounding,
-              const Floats& residual, int activation, float low, float high) {
+              const Floats& residual, int activation, const Floats& slopes, float low, float high) {
              const auto [step, least, most] = rounding;
              new (self) Epilogue{padded(scale), padded(bias), {step, least, most}, padded(residual),
-                                 engine::Activation(activation), low, high};
+                                 engine::Activation(activation), padded(slopes), low, high};
            })
       .def_ro("scale", &Epilogue::scale)
       .def_ro("bias", &Epilogue::bias)
@@ -291,6 +291,7 @@ void bind_program(nb::module_& m) {
                    })
       .def_ro("residual", &Epilogue::residual)
       .def_prop_ro("activation", [](const Epilogue& self) { return int(self.activation); })
+      .def_ro("slopes", &Epilogue::slopes)
       .def_ro("low", &Epilogue::low)
       .def_ro("high", &Epilogue::high);
   nb::class_<Program>(m, "Program")

@@ -294,7 +294,7 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
   check(weights_->outputs == output.channels, "weights for " + std::to_string(weights_->outputs) +
                                                   " channels, but the output has " + std::to_string(output.channels));
   const std::size_t outputs = std::size_t(weights_->blocks()) * lanes;
-  check(fits(epilogue_, outputs), "scale, bias or the residual's factors of a wrong length");
+  check(fits(epilogue_, outputs), "scale, bias, slopes or the residual's factors of a wrong length");
   for (const Span& span : weights_->spans) {
     check(span.first + (weights_->depthwise ? lanes : span.count) <= input.padded_channels(),
           "weights for more channels than the input's " + std::to_string(input.channels));

@@ -22,6 +22,7 @@ Finish<Sum> finishing(const Run& run, const Epilogue& epilogue, int image, int b
           .residual_zero = float(added.zero),
           .residual_factors = epilogue.residual.empty() ? nullptr : epilogue.residual.data() + block * lanes,
           .activation = epilogue.activation,
+          .slopes = epilogue.slopes.empty() ? nullptr : epilogue.slopes.data() + block * lanes,
           .low = epilogue.low,
           .high = epilogue.high,
           .output = data(run.writes[0]),

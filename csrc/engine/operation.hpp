@@ -46,13 +46,15 @@ struct Epilogue {
   Grid rounding;
   std::vector<float> residual;     // factors of reads.back(), as scale; empty: nothing is added
   Activation activation = Activation::none;
+  std::vector<float> slopes;       // of a leaky_relu, as scale
   float low = -std::numeric_limits<float>::infinity(), high = std::numeric_limits<float>::infinity();
 };
 
 // Whether it has numbers for so many (padded) outputs.
 inline bool fits(const Epilogue& epilogue, std::size_t outputs) {
   return epilogue.scale.size() == outputs && epilogue.bias.size() == outputs &&
-         (epilogue.residual.empty() || epilogue.residual.size() == outputs);
+         (epilogue.residual.empty() || epilogue.residual.size() == outputs) &&
+         epilogue.slopes.size() == (epilogue.activation == Activation::leaky_relu ? outputs : 0);
 }
 
 }  // namespace dovetail::engine

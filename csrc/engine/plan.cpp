@@ -211,6 +211,9 @@ class Builder {
       check(values->empty() || values->size() == channels, "scales, biases or factors for other channels");
     epilogue.rounding = grid();
     epilogue.activation = Activation(reader_.integer(0, int(Activation::step), "an activation"));
+    epilogue.slopes = reader_.numbers<float>();
+    check(epilogue.slopes.size() == (epilogue.activation == Activation::leaky_relu ? channels : 0),
+          "slopes for other channels");
     epilogue.low = reader_.number<float>();
     epilogue.high = reader_.number<float>();
     check(epilogue.low <= epilogue.high, "limits that cross");

@@ -25,7 +25,7 @@ struct PlanHeader {
 };
 static_assert(sizeof(PlanHeader) == 24);
 
-constexpr std::uint32_t plan_version = 4;
+constexpr std::uint32_t plan_version = 5;
 
 enum class Record : std::uint8_t {
   tensor, external, convolution, elementwise, pool, normalise, resize, copy, recurrent, product

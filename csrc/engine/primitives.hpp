@@ -51,6 +51,7 @@ struct StoredPrimitives {
 
 enum class Activation : std::uint8_t {
   none, relu, hard_swish, sigmoid, silu, tanh, gelu, erf, exponential, square_root, absolute, elu,
+  leaky_relu,  // what is negative times a slope
   step  // the largest number from zero on, minus it below: the limits then are two values to choose from
 };
 
@@ -74,6 +75,7 @@ struct Finish {
   float residual_scale = 1, residual_zero = 0;
   const float* residual_factors = nullptr;        // [16 * blocks]; null: ones
   Activation activation = Activation::none;
+  const float* slopes = nullptr;  // [16 * blocks], of a leaky_relu
   float low = 0, high = 0;
   void* output = nullptr;
   const std::int32_t* output_pixels = nullptr;

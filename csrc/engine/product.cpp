@@ -82,6 +82,7 @@ void Product::multiply_row(const Run& run, int image, int row, float* room) cons
              .scale = epilogue_.scale.data() + first,
              .bias = epilogue_.bias.data() + first,
              .residual_factors = residual ? epilogue_.residual.data() + first : nullptr,
+             .slopes = epilogue_.slopes.empty() ? nullptr : epilogue_.slopes.data() + first,
              .blocks = wide});
     }
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 
 namespace dovetail::engine {
 
@@ -14,10 +15,13 @@ constexpr int values_at_once = 2048;
 int pixels_at_once(const Tensor& tensor) { return std::max(1, values_at_once / tensor.padded_channels()); }
 
 Epilogue completed(Epilogue epilogue, const Tensor& output) {
+  if ((epilogue.activation == Activation::leaky_relu) == epilogue.slopes.empty())
+    throw std::invalid_argument("a leaky_relu has slopes, and nothing else has");
   if (epilogue.scale.empty()) epilogue.scale.assign(output.channels, 1);
   epilogue.scale.resize(output.padded_channels());
   epilogue.bias.resize(output.padded_channels());
-  if (!epilogue.residual.empty()) epilogue.residual.resize(output.padded_channels());
+  for (auto* numbers : {&epilogue.residual, &epilogue.slopes})
+    if (!numbers->empty()) numbers->resize(output.padded_channels());
   return epilogue;
 }
 
@@ -43,6 +47,7 @@ void write(const Run& run, const Epilogue& epilogue, const Place* residual, cons
     finish.residual_factors = pixels.residual_factors;
   }
   finish.activation = epilogue.activation;
+  finish.slopes = pixels.slopes ? pixels.slopes : epilogue.slopes.data();
   finish.low = epilogue.low;
   finish.high = epilogue.high;
   finish.output = run.writes[0].data + pixels.at * bytes_of(output.type);

@@ -12,13 +12,13 @@ int pixels_at_once(const Tensor& tensor);
 Epilogue completed(Epilogue epilogue, const Tensor& output);
 
 // Writes float32 values of pixels next to each other, beginning at `at` in the output (and in the residual, which may
-// have another border). Scale and bias are the epilogue's where null, and the residual's factors ones. Fewer blocks of 16 channels than all are written if so
-// told; then all four begin at the first of them.
+// have another border). Scale, bias and slopes are the epilogue's where null, and the residual's factors ones. Fewer
+// blocks of 16 channels than all are written if so told; then all begin at the first of them.
 struct Pixels {
   const float* values;
   int count;
   std::ptrdiff_t at, residual_at = 0;
-  const float *scale = nullptr, *bias = nullptr, *residual_factors = nullptr;
+  const float *scale = nullptr, *bias = nullptr, *residual_factors = nullptr, *slopes = nullptr;
   int blocks = 0;
 };
 void write(const Run& run, const Epilogue& epilogue, const Place* residual, const Pixels& pixels);

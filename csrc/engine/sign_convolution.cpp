@@ -82,7 +82,7 @@ SignConvolution::SignConvolution(const Tensor& input, const Tensor& output, cons
   check(weights.shape.inputs == input.channels && weights.outputs == output.channels,
         "weights for other channels than those of input and output");
   const std::size_t outputs = std::size_t(blocks_) * lanes;
-  check(fits(epilogue_, outputs), "scale, bias or the residual's factors of a wrong length");
+  check(fits(epilogue_, outputs), "scale, bias, slopes or the residual's factors of a wrong length");
   check(std::max(input.image_elements(), output.image_elements()) <= std::numeric_limits<std::int32_t>::max(),
         "the image is too large");
   pack_weights(weights, input);

@@ -64,6 +64,7 @@ class Epilogue:
     rounding: list[float]
     residual: list[float]
     activation: int
+    slopes: list[float]
     low: float
     high: float
     def __init__(
@@ -73,6 +74,7 @@ class Epilogue:
         rounding: tuple[float, float, float],
         residual: NDArray[np.float32],
         activation: int,
+        slopes: NDArray[np.float32],
         low: float,
         high: float,
         /,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dovetail import _native
 from dovetail.errors import DovetailError
 from dovetail.kernels.convolution import Convolution, Window, convolution
-from dovetail.kernels.epilogue import ACTIVATIONS, Codes, Epilogue
+from dovetail.kernels.epilogue import ACTIVATIONS, LEAKY_RELU, Codes, Epilogue
 
 from .kernel_cases import (
     INPUT,
@@ -52,6 +52,7 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
     weights = random_weights(rng, (outputs, inputs // groups, *size), integers)
     shape = (len(x), *window.output_size(x.shape[1:3], size), outputs)
     residual = data.draw(st.sampled_from([None, True, False]))
+    activation = data.draw(st.sampled_from(sorted(ACTIVATIONS.keys() - {"square_root"})))  # of sums around zero
     epilogue = random_epilogue(
         rng,
         weights,
@@ -61,7 +62,8 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
         rounding=data.draw(st.sampled_from([None, ROUNDING])) if integers else None,
         low=data.draw(st.sampled_from([-np.inf, -0.7, 0.1])),
         high=data.draw(st.sampled_from([np.inf, 0.9])),
-        activation=data.draw(st.sampled_from(sorted(ACTIVATIONS.keys() - {"square_root"}))),  # of sums around zero
+        activation=activation,
+        slopes=random(rng, (outputs,), False) if activation == LEAKY_RELU else None,
         output=data.draw(st.sampled_from([None, OUTPUT])),
     )
     check(level, x, weights, window, epilogue, threads=draw(1, 3))
@@ -107,7 +109,8 @@ def test_activations(level: str, activation: str) -> None:
     """Bit for bit, and close to what they are called."""
     values = np.concatenate([np.linspace(-12, 12, 4001), [-1e30, -100, -0.0, 0, 100, 1e30, np.nan]]).astype(np.float32)
     one = np.ones(1, np.float32)
-    epilogue = Epilogue(scale=one, bias=0 * one, activation=activation)
+    slopes = one / 4 if activation == LEAKY_RELU else None
+    epilogue = Epilogue(scale=one, bias=0 * one, activation=activation, slopes=slopes)
     x, weights = values[:, None, None, None], np.ones((1, 1, 1, 1), np.float32)
     expected = convolution(x, weights, Window(), epilogue)
     found = Convolution(x.shape, weights, Window(), epilogue, level=level)(x)
@@ -128,6 +131,7 @@ def test_activations(level: str, activation: str) -> None:
         "square_root": np.sqrt(np.where(v < 0, np.nan, v)),
         "absolute": np.abs(v),
         "elu": np.where(v > 0, v, np.expm1(v)),
+        "leaky_relu": np.where(v > 0, v, v / 4),
     }
     np.testing.assert_allclose(expected[:4001, 0, 0, 0], exact[activation], rtol=1e-6, atol=1e-6)
 

@@ -115,7 +115,7 @@ def test_values_are_stored_exactly_at_so_many_bits(orders: int) -> None:
 @pytest.mark.parametrize("orders", [1, 2])
 def test_packed_products_give_the_float_layer(orders: int) -> None:
     """alpha (c sum B + s_1 conv(sign, B) + ...), plus the shortcut: what is multiplied is not in the inner loop."""
-    model = binarised(network(), orders=orders)
+    model = binarised(network(), orders=orders, leaky=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
@@ -150,11 +150,30 @@ class TestTheMethod:
         assert plan["3.weight"]["shortcut"] and not plan["6.weight"]["shortcut"]
         assert torch.equal(binarised(network())(X), binarised(network(), shortcut=False)(X))
 
+    def test_relus_before_convolutions_learn_to_leak_and_are_the_same_at_first(self) -> None:
+        model = binarised(network())
+        slopes = [module.weight for module in model.modules() if isinstance(module, nn.PReLU)]
+        assert [len(slope) for slope in slopes] == [8, 8]  # the last one is read by a linear layer
+        assert torch.equal(model(X), binarised(network(), leaky=False)(X))
+
+    def test_without_a_graph_relus_stay(self) -> None:
+        class ByValue(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = network()
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.inner(x if x.sum() > 0 else -x)
+                return y
+
+        model = binarised(ByValue().eval())
+        assert isinstance(model, ByValue) and not any(isinstance(module, nn.PReLU) for module in model.modules())
+
     def test_everything_learned_is_trained(self) -> None:
         model = binarised(network())
         model.train()(X).square().sum().backward()
-        learned = {name: p for name, p in model.named_parameters() if "input_quantizer" in name}
-        assert len(learned) == 7  # threshold, centre and scales of two layers, and a gain
+        learned = {name: p for name, p in model.named_parameters() if "input_quantizer" in name or "relu" in name}
+        assert len(learned) == 9  # threshold, centre and scales of two layers, and a gain; two slopes
         assert all(parameter.grad.any() for parameter in learned.values())
         assert all(p.ndim < 2 for p in learned.values())  # so no weight decay takes them
 
@@ -165,7 +184,8 @@ class TestTheMethod:
             for orders in (1, 2, 4):
                 model, method = network(), BinaryMaps(orders=orders, layers=("3",))
                 model = method.apply(model, method.plan(model, CONTEXT), 0, CONTEXT)  # the inputs alone
-                errors.append(float((model[3](read) - network()[3](read)).square().sum()))
+                found = model.get_submodule("3")(read)
+                errors.append(float((found - network()[3](read)).square().sum()))
         assert errors[2] < 0.5 * errors[1] and errors[1] < 0.8 * errors[0]
 
     @pytest.mark.parametrize("orders", [0, 5])

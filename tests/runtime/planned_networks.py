@@ -103,7 +103,11 @@ def of_signs() -> nn.Module:
     images = torch.randn(8, 3, 8, 8)
     context = Context(loss=lambda _: 0.0, example=images[:1], inputs=images, original=model)
     method = BinaryMaps(keep_ends=False, gradual=False)
-    return nn.Sequential(method.apply(model, method.plan(model, context), 0, context), nn.Flatten())
+    made = method.apply(model, method.plan(model, context), 0, context)
+    for module in made.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.normal_(module.weight)
+    return nn.Sequential(made, nn.Flatten())
 
 
 FEW = partial(Codebook.encode, table=np.array([-3, -2, -1, 0, 1, 2, 3, 5], np.float32) / 16)

@@ -178,6 +178,11 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
                    "e = HardSigmoid(x) f = Erf(x) g = Max(a, b) h = Min(c, d) i = Add(g, h) j = Add(e, f) "
                    "y = Add(i, j)",
                    {"steep": 1 + np.abs(normal(6, 1, 1)), "flat": -np.abs(normal(6, 1, 1))}),
+    "rectifiers of convolutions": ("N,6,5,5", "a = Conv(x, first) b = PRelu(a, s) c = Conv(b, w) d = Add(c, b) "
+                                   "e = LeakyRelu <alpha=0.1> (d) y = Conv(e, w)",
+                                   {"first": normal(40, 6, 1, 1), "w": normal(40, 40, 1, 1), "s": normal(40, 1, 1)}),
+    "a rectifier of a product": ("N,20,40", "t = Transpose <perm=[0, 2, 1]> (x) p = MatMul(x, t) "
+                                 "y = LeakyRelu <alpha=-0.5> (p)", {}),
     "a shape that is computed": ("N,6,4,5", "a = Relu(x) b = Shape(a) c = Slice(b, zero, two, zero) "
         "d = Concat <axis=0> (c, rest) e = Reshape(a, d) y = MatMul(e, w)",
         {"zero": ints(0), "two": ints(2), "rest": ints(-1), "w": normal(20, 3)}),
@@ -315,6 +320,18 @@ def test_the_factors_of_a_sum_are_the_convolution_s() -> None:
     kernels = [operation.kernel for operation in session.describe()]
     assert kernels.count("element-wise") == 2  # the ReLU, and the sum that is shifted
     assert kernels.count("direct convolution, float32") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("rectifiers of convolutions", ["copy", *["direct convolution, float32"] * 3, "copy"]),
+        ("a rectifier of a product", ["copy", "copy", "product of two values, float32", "copy"]),
+    ],
+)
+def test_rectifiers_are_the_end_of_what_they_rectify(name: str, kernels: list[str]) -> None:
+    session = EngineSession.from_onnx(model(*CASES[name]), 1)
+    assert [operation.kernel for operation in session.describe()] == kernels
 
 
 def test_copies_of_copies_are_one() -> None:

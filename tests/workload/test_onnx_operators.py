@@ -158,6 +158,9 @@ ACTIVATIONS = [
     case("ThresholdedRelu", X, alpha=0.3),
     case("PRelu", X, normal(3, 1, 1), constant=(1,)),
     case("PRelu", X, normal(1), constant=(1,)),
+    case("PRelu", X, normal(1, 3, 1, 1), constant=(1,)),
+    case("PRelu", X, normal(3, 1, 5), constant=(1,)),
+    case("PRelu", X, normal(5), constant=(1,)),
     *(case(name, X, axis=1) for name in ("Softmax", "LogSoftmax", "Hardmax")),
     *(case(name, X, axis=axis, opset=11) for name in ("Softmax", "LogSoftmax", "Hardmax") for axis in (1, 2, -1)),
 ]

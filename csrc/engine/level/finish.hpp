@@ -58,7 +58,7 @@ inline Float whole_exponential(Float x) {
 
 constexpr float farthest = std::numeric_limits<float>::max();
 
-inline Float activate(Float x, Activation activation) {
+inline Float activate(Float x, Activation activation, Float slope = Float{}) {
   switch (activation) {
     case Activation::none: return x;
     case Activation::relu: return larger(Float{}, x);
@@ -72,6 +72,7 @@ inline Float activate(Float x, Activation activation) {
     case Activation::square_root: return square_root(x);
     case Activation::absolute: return absolute(x);
     case Activation::elu: return x > 0.0f ? x : exponential(x) - 1.0f;
+    case Activation::leaky_relu: return x > 0.0f ? x : x * slope;
     case Activation::step: return x >= 0.0f ? constant(farthest) : constant(-farthest);
   }
   return x;
@@ -105,12 +106,13 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
   const Float least = constant(-f.zero), most = constant(255.0f - f.zero);
   for (int o = 0; o < outputs; o += width) {
     const Float scale = load<Float>(f.scale + o), bias = load<Float>(f.bias + o), factor = residual_factor(f, o);
+    const Float slope = activation == Activation::leaky_relu ? load<Float>(f.slopes + o) : Float{};
     for (int p = 0; p < f.pixel_count; ++p) {
       Float v = sum_as_float(f.sums + p * outputs + o) * scale + bias;
       if (f.rounding.scale > 0) v = on_grid(v, f.rounding);
       if (f.residual)
         v = v + value_at(f.residual, f.residual_type, f.residual_pixels[p] + o, f.residual_zero) * factor;
-      v = smaller(high, larger(low, activate(v, activation)));  // NaN stays NaN, but has the lowest code
+      v = smaller(high, larger(low, activate(v, activation, slope)));  // NaN stays NaN, but has the lowest code
       const std::ptrdiff_t at = f.output_pixels[p] + o;
       if (f.output_type == Type::float32) {
         store(static_cast<float*>(f.output) + at, v);
@@ -192,6 +194,7 @@ void finish(const Finish<Sum>& f) {
     case Activation::square_root: return finish_with<Sum, Activation::square_root>(f);
     case Activation::absolute: return finish_with<Sum, Activation::absolute>(f);
     case Activation::elu: return finish_with<Sum, Activation::elu>(f);
+    case Activation::leaky_relu: return finish_with<Sum, Activation::leaky_relu>(f);
     case Activation::step: return finish_with<Sum, Activation::step>(f);
   }
 }

@@ -104,6 +104,7 @@ class Convolution:
                     _grid(epilogue.rounding),
                     epilogue.factors(),
                     list(ACTIVATIONS).index(epilogue.activation),
+                    np.zeros(0, np.float32) if epilogue.slopes is None else epilogue.slopes.astype(np.float32),
                     epilogue.low,
                     epilogue.high,
                 ),

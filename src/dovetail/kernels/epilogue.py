@@ -3,7 +3,7 @@
     v = scale * sum + bias             per output channel
     v = the value of the code that is nearest to v, where the sum is on a grid of its own
     v = v + residual * factor          per output channel
-    v = min(max(activation(v), low), high)
+    v = min(max(activation(v), low), high)     that of a leaky_relu has a slope per output channel
     q = round(v * (1 / output.scale)) + output.zero, in 0 .. 255, where the output is codes
 
 All in float32 and in this order, so that the engine and this reference give the same codes. round() goes to even. NaN
@@ -51,6 +51,7 @@ class Epilogue:
     """`residual` has the shape of the output; its codes are `residual_codes`, or it is float32 if that is None.
 
     `rounding` are the codes to which the sum is rounded before the residual is added, times its factors: ones if None.
+    `slopes` are those of the activation leaky_relu.
     """
 
     scale: Floats
@@ -60,6 +61,7 @@ class Epilogue:
     residual_codes: Codes | None = None
     residual_factors: Floats | None = None
     activation: str = "none"
+    slopes: Floats | None = None
     low: float = -np.inf
     high: float = np.inf
     output: Codes | None = None
@@ -69,6 +71,9 @@ class Epilogue:
             raise DovetailError(f"Epilogue.activation is one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.scale.ndim != 1 or self.scale.shape != self.bias.shape:
             raise DovetailError(f"Epilogue: one scale and bias per channel, got {self.scale.shape}, {self.bias.shape}")
+        expected = self.scale.shape if self.activation == LEAKY_RELU else None
+        if (None if self.slopes is None else self.slopes.shape) != expected:
+            raise DovetailError(f"Epilogue: one slope per channel for {LEAKY_RELU}, and for nothing else")
 
     def factors(self) -> Floats:
         """Of the residual; none where nothing is added."""
@@ -86,7 +91,8 @@ class Epilogue:
                 zero, unit = (0, 1) if (codes := self.residual_codes) is None else (codes.zero, codes.scale)
                 counts: Floats = self.residual.astype(_f) - _f(zero)
                 v = v + counts * (self.factors() * _f(unit))
-            v = np.minimum(np.maximum(ACTIVATIONS[self.activation](v), _f(self.low)), _f(self.high))
+            v = ACTIVATIONS[self.activation](v, *([] if self.slopes is None else [self.slopes.astype(_f)]))
+            v = np.minimum(np.maximum(v, _f(self.low)), _f(self.high))
             return self.output.codes(v) if self.output else v
 
 
@@ -133,7 +139,9 @@ def whole_exponential(x: Floats) -> Floats:
     return half * half
 
 
-ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+LEAKY_RELU = "leaky_relu"
+
+ACTIVATIONS: dict[str, Callable[..., Floats]] = {
     "none": lambda x: x,
     "relu": lambda x: np.maximum(x, _f(0)),
     "hard_swish": lambda x: x * np.minimum(np.maximum(x + _f(3), _f(0)), _f(6)) * _f(0.166666667),
@@ -146,5 +154,6 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "square_root": np.sqrt,
     "absolute": np.abs,
     "elu": lambda x: np.where(x > 0, x, exponential(x) - _f(1)),
+    LEAKY_RELU: lambda x, slopes: np.where(x > 0, x, x * slopes),
 }
 """In the order of the engine's enumeration."""

@@ -72,6 +72,15 @@ def called_once(network: fx.GraphModule) -> dict[str, fx.Node]:
     return {path: nodes[0] for path, nodes in calls.items() if len(nodes) == 1}
 
 
+def give_to(network: fx.GraphModule, node: fx.Node, path: str, module: nn.Module) -> None:
+    """Let a new module at `path` take the place of `node`, and read what that reads first. Then `recompile`."""
+    network.add_submodule(path, module)
+    with network.graph.inserting_before(node):
+        new = network.graph.call_module(path, (node.args[0],))
+    node.replace_all_uses_with(new)
+    network.graph.erase_node(node)
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 

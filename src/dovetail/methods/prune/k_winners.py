@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from dovetail.errors import ModelError
-from dovetail.methods.graph import is_relu, symbolic
+from dovetail.methods.graph import give_to, is_relu, symbolic
 
 PERIOD = 1000
 """Inputs over which a unit's duty cycle is averaged."""
@@ -69,12 +69,8 @@ def put_in(model: nn.Module, example: Tensor, fraction: float, scope: str, boost
     with torch.no_grad():
         shapes.run(example[:1])
     for number, node in enumerate(found):
-        path = f"k_winners_{number}"
-        graph.add_submodule(path, KWinners(shapes.found[node][1], fraction, scope, boost).train(model.training))
-        with graph.graph.inserting_before(node):
-            new = graph.graph.call_module(path, (node.args[0],))
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
+        winners = KWinners(shapes.found[node][1], fraction, scope, boost)
+        give_to(graph, node, f"k_winners_{number}", winners.train(model.training))
     graph.recompile()
     return graph
 

@@ -91,8 +91,8 @@ class BinaryMethod(KeepsEnds):
 
     kind: ClassVar[Kind] = "share"
     pace: ClassVar[float] = 3.0
-    """Signs turn late at the usual rate: in 8 epochs ResNet-20 comes to 78.9 % by `binary_maps`, and not to 76.3; to
-    70.1 % (68.7) by `xnor`, and 63.2 % (55.9) by `bnn`."""
+    """Signs turn late at the usual rate: in 8 epochs ResNet-20 comes to 70.1 % by `xnor`, and not to 68.7; to 63.2 %
+    (55.9) by `bnn`."""
 
     def taken(self, model: nn.Module, context: Context) -> dict[str, str]:
         """The paths of the layers that are taken, by the names of their weights.

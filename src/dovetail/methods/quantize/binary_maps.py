@@ -1,9 +1,9 @@
-"""Weights and feature maps of one bit each, jointly and more gently than XNOR-Net: our choice of four published ideas.
+"""Weights and feature maps of one bit each, jointly and more gently than XNOR-Net: our choice of published ideas.
 
 Liu, Wu, Luo, Yang, Liu, Cheng. Bi-Real Net: Enhancing the Performance of 1-bit CNNs. ECCV 2018. arXiv:1808.00278
 (the gradient, and the shortcut around every binary layer).
 Liu, Shen, Savvides, Cheng. ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions.
-ECCV 2020. arXiv:2003.03488 (the learned thresholds; inputs first, then weights).
+ECCV 2020. arXiv:2003.03488 (the learned thresholds; ReLUs that leak; inputs first, then weights).
 Li, Ni, Zhang, Yang, Gao. Performance Guaranteed Network Acceleration via High-Order Residual Quantization. ICCV 2017.
 arXiv:1708.08687 (a second sign, of what the first leaves over).
 Rastegari, Ordonez, Redmon, Farhadi. XNOR-Net. ECCV 2016. arXiv:1603.05279 (the weights: alpha sign(W), as in `bwn`).
@@ -21,6 +21,9 @@ is popcounts, of which sum B (over the taps inside the picture) is a constant. A
 and s the least-squares fit. The gain g of the shortcut, one for each channel, is 0 at first; it is there where
 the layer's output has the shape of its input.
 
+What goes around the layers is all that is left of the numbers, and a ReLU would cut off half of it: those before the
+layers learn a slope for what is negative, for each channel, that is 0 at first.
+
 Departs from the papers: they put these blocks into networks of their own, with a normalisation before each and a
 shortcut of gain 1 after it, trained from nothing for long. Here the network is given and keeps its order. Gradients
 pass within two scales of a threshold, not one, for more of a given network's inputs lie far from it.
@@ -29,6 +32,7 @@ pass within two scales of a threshold, not one, for more of a given network's in
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -36,7 +40,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dovetail.errors import ModelError
 from dovetail.formats import Codebook, ValueEncoder
+from dovetail.methods.graph import give_to, is_relu, symbolic
 from dovetail.methods.method import Context, Plan, check, layer_path
 from dovetail.methods.quantize.binary_input import (
     CONVOLUTIONS,
@@ -140,6 +146,9 @@ class BinaryMaps(BinaryMethod):
     shortcut: bool = True
     """Whether what a layer reads is added to what it gives, times a learned gain, where the shapes permit."""
 
+    leaky: bool = True
+    """Whether the ReLUs before convolutions learn slopes, where the network's graph can be read."""
+
     gradual: bool = True
     """Whether the inputs go first, and the weights after a round of retraining."""
 
@@ -161,6 +170,7 @@ class BinaryMaps(BinaryMethod):
         paths = {name: layer_path(name) for name in plan}
         if stage == 0:
             found = {} if context.rebuilding else finite_readings(model, paths.values(), self.images(context))
+            model = leaking(model, paths.values()) if self.leaky else model
             for name, path in paths.items():
                 layer, row = model.get_submodule(path), plan[name]
                 threshold, centre, scales = fit(found.get(path, torch.zeros(1, channels(layer))), row["orders"])
@@ -171,6 +181,26 @@ class BinaryMaps(BinaryMethod):
             model = Bwn().apply(model, plan, 0, context)
         settle_norms(model, context)
         return model
+
+
+def leaking(model: nn.Module, paths: Collection[str]) -> nn.Module:
+    """The same network as a graph in which the ReLUs that convolutions at `paths` read have slopes to learn, all 0.
+
+    What cannot be read as a graph stays as it is.
+    """
+    try:
+        network = symbolic(model)
+    except ModelError:
+        return model
+    modules = dict(network.named_modules())
+    for node in [node for node in network.graph.nodes if is_relu(node, modules)]:
+        readers = [str(user.target) for user in node.users if user.op == "call_module" and user.target in paths]
+        first = next((path for path in readers if isinstance(modules[path], CONVOLUTIONS)), None)
+        if first is not None:
+            slopes = nn.PReLU(channels(modules[first]), init=0.0)
+            give_to(network, node, f"{first}_relu", slopes.train(model.training))
+    network.recompile()
+    return network
 
 
 def shape_preserving(model: nn.Module, example: Tensor) -> set[str]:

@@ -49,21 +49,14 @@ def hard_sigmoid(plan: Plan, node: Node) -> None:
 
 
 def leaky_relu(plan: Plan, node: Node) -> None:
-    """LeakyRelu and PRelu: the larger of a value and its multiple, or the smaller where the multiple is steeper."""
+    """LeakyRelu and PRelu: what is negative times a slope, one for each channel or for all."""
     value = node.inputs[0]
     shape, layout = plan.shape(value), plan.layout(value)
-    slope = np.full(1, _alpha(node, 0.01))
+    slopes = np.full(1, _alpha(node, 0.01))
     if node.operator == "PRelu":
-        slope = constant_of(plan, node.inputs[1]).astype(np.float64)
-        slope = slope.reshape(1) if slope.size == 1 else per_channel(slope, shape, layout)
-    demand(bool((slope <= 1).all() or (slope >= 1).all()), "slopes on both sides of 1")
-    kind = Arithmetic.MAXIMUM if (slope <= 1).all() else Arithmetic.MINIMUM
-    inner = plan.between(node)
-    multiple = Elementwise(node.operator, node.operator, [value], inner, shape, layout)
-    multiple.epilogue.scale = np.broadcast_to(slope, (shape[layout],))
-    multiple.epilogue.bias = np.zeros(shape[layout])
-    plan.add(multiple)
-    plan.add(Elementwise(node.operator, node.operator, [value, inner], node.outputs[0], shape, layout, arithmetic=kind))
+        slopes = constant_of(plan, node.inputs[1]).astype(np.float64)
+        slopes = slopes.reshape(1) if slopes.size == 1 else per_channel(slopes, shape, layout)
+    activate(plan, node, Activation.LEAKY_RELU, slopes=np.broadcast_to(slopes, (shape[layout],)))
 
 
 def reciprocal(plan: Plan, node: Node) -> None:

@@ -20,7 +20,8 @@ Array = NDArray[Any]
 class Activation(IntEnum):
     """As in csrc/engine/primitives.hpp."""
 
-    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ERF, EXPONENTIAL, SQUARE_ROOT, ABSOLUTE, ELU, STEP = range(13)
+    NONE, RELU, HARD_SWISH, SIGMOID, SILU, TANH, GELU, ERF, EXPONENTIAL, SQUARE_ROOT, ABSOLUTE, ELU = range(12)
+    LEAKY_RELU, STEP = 12, 13
 
 
 class Arithmetic(IntEnum):
@@ -69,6 +70,7 @@ class Epilogue:
     residual: str | None = None
     residual_factors: Array = field(default_factory=lambda: np.zeros(0))
     activation: Activation = Activation.NONE
+    slopes: Array = field(default_factory=lambda: np.zeros(0))
     low: float = -math.inf
     high: float = math.inf
     grid: Grid | None = None
@@ -103,10 +105,12 @@ class Epilogue:
         """`factor`: of each output, before all else."""
         scale = self.scale if factor is None else self.scale * factor
         residual = np.zeros(0) if self.residual is None else self.residual_factors
-        scale, bias, residual = (np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias, residual))
+        scale, bias, residual, slopes = (
+            np.ascontiguousarray(numbers, np.float32) for numbers in (scale, self.bias, residual, self.slopes)
+        )
         grid = self.rounding
         rounding = (0.0, 0.0, 0.0) if grid is None else (grid.scale, grid.lowest - grid.zero, grid.highest - grid.zero)
-        return _native.Epilogue(scale, bias, rounding, residual, self.activation, *self.limits())
+        return _native.Epilogue(scale, bias, rounding, residual, self.activation, slopes, *self.limits())
 
 
 @dataclass

@@ -27,7 +27,7 @@ from dovetail.runtime.engine.stages import cut_stages
 from dovetail.runtime.engine.weights import Packing
 from dovetail.runtime.files import write_atomically
 
-MAGIC, VERSION = b"DVTPLAN\0", 4
+MAGIC, VERSION = b"DVTPLAN\0", 5
 
 
 class Record(IntEnum):
@@ -97,6 +97,7 @@ class Recorder:
         self.numbers(epilogue.residual, "<f4")
         self.floats(*epilogue.rounding)
         self.integers(epilogue.activation)
+        self.numbers(epilogue.slopes, "<f4")
         self.floats(epilogue.low, epilogue.high)
 
     def _tensor(self) -> int:

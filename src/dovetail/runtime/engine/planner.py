@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -276,33 +277,24 @@ def round_value(plan: Plan, node: Node) -> None:
     plan.add(layer)
 
 
-def activate(plan: Plan, node: Node, activation: Activation) -> None:
-    """An activation, at the end of the layer that makes its input if it can be."""
+def activate(plan: Plan, node: Node, activation: Activation, **settings: Any) -> None:
+    """An activation, at the end of the layer that makes its input if it can be; `settings`: of the epilogue, too."""
     value, output = node.inputs[0], node.outputs[0]
     layer = _with_epilogue(plan, value)
     if layer is None:
         shape = plan.shape(value)
         layer = Elementwise(node.operator, node.operator, [value], output, shape, plan.layout(value))
-        layer.epilogue.activation = activation
-        plan.add(layer)
-        return
-    layer.epilogue.activation = activation
-    plan.extend(layer, output)
+        layer.epilogue = Epilogue(activation=activation, **settings)
+        return plan.add(layer)
+    layer.epilogue = replace(layer.epilogue, activation=activation, **settings)
+    return plan.extend(layer, output)
 
 
 def choose(plan: Plan, node: Node) -> None:
     """One of two numbers by the sign of a value, at the end of the layer that makes it if that can be."""
     if "low" not in node.attributes:
         raise Lacking("a choice by something else than a sign, or of other than two numbers")
-    ends = {name: node.attributes[name] for name in ("low", "high", "grid")}
-    value, output = node.inputs[0], node.outputs[0]
-    layer = _with_epilogue(plan, value)
-    if layer is None:
-        layer = Elementwise("Where", "Where", [value], output, plan.shape(value), plan.layout(value))
-        layer.epilogue = Epilogue(activation=Activation.STEP, **ends)
-        return plan.add(layer)
-    layer.epilogue = replace(layer.epilogue, activation=Activation.STEP, **ends)
-    return plan.extend(layer, output)
+    activate(plan, node, Activation.STEP, **{name: node.attributes[name] for name in ("low", "high", "grid")})
 
 
 def limit(plan: Plan, node: Node, low: float, high: float) -> None:

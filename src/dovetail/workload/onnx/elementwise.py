@@ -81,6 +81,9 @@ def leaky_relu(X: Tensor, alpha: float = 0.01) -> Tensor:
 
 
 def prelu(X: Tensor, slope: Tensor) -> Tensor:
+    channels = slope.reshape(slope.shape[1:]) if slope.ndim == X.ndim and slope.shape[0] == 1 else slope
+    if slope.numel() == 1 or (channels.shape == X.shape[1:2] + (1,) * (X.ndim - 2)):
+        return functional.prelu(X, slope.flatten())  # one operation, as it is mostly meant
     return torch.where(X >= 0, X, slope * X)
 
 
