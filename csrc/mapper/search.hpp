@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <numeric>
 
 #include "bounds.hpp"
@@ -32,8 +33,12 @@ class Search {
     std::vector<Site*> order;
     for (auto& site : all) order.push_back(&site);
     sort(order);
-    // Ever longer looks at all, the most promising first, to have something good early; the last one is to the end.
-    for (std::int64_t look : {kLook, 10 * kLook, problem_.budget}) {
+    // Ever longer looks at all, the most promising first, to have something good early; the last one is to the end, and
+    // longer still where what was found is far from the bound.
+    const std::int64_t budget = problem_.budget, longer = std::min(budget, INT64_MAX / 10) * 10;
+    for (std::int64_t look : {kLook, 10 * kLook, budget, longer}) {
+      const bool last = look >= budget;
+      if (look > budget && !far(order)) break;
       std::vector<Site*> left;
       int looked = 0;
       for (Site* site : order) {
@@ -42,8 +47,7 @@ class Search {
           floor_ = std::min(floor_, claim(site->least));
           continue;
         }
-        const bool last = look == problem_.budget;
-        stop_ = last ? look : std::min(problem_.budget, explored_ + look);
+        stop_ = last ? look : std::min(budget, explored_ + look);
         if (!stopped() && (last || looked++ < kLooked) && visit(*site)) continue;
         left.push_back(site);
       }
@@ -59,6 +63,7 @@ class Search {
  private:
   static constexpr std::int64_t kLook = 100;  // tiles of one spatial choice
   static constexpr int kLooked = 200;          // spatial choices
+  static constexpr double kFar = 0.8;
   static constexpr std::size_t kCandidates = 6;  // Python counts them once more, with what is only bounded here
 
   void sort(std::vector<Site*>& order) const {
@@ -79,6 +84,11 @@ class Search {
 
   double claim(const Cost& cost) const {
     return problem_.objective == Objective::kLatency ? cost.cycles : value(cost);
+  }
+
+  // Whether a site that is left might be much better than what was found.
+  bool far(const std::vector<Site*>& order) const {
+    return std::any_of(order.begin(), order.end(), [&](Site* site) { return claim(site->least) < kFar * limit(); });
   }
 
   double limit() const { return best_.empty() ? kInfinite : best_value_ * (1 - 1e-12); }

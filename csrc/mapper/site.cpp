@@ -131,7 +131,9 @@ int positions(int pixels, int stride, int taps, int dilation) {
   return count = static_cast<int>(std::count(touched.begin(), touched.end(), true));
 }
 
-// Inputs, if every element is fetched once; where nothing is kept, all that the array needs in a step in every step.
+// Inputs, if every element is fetched once; where nothing is kept, all that the array needs in a step in every step. Of
+// so many pixels and taps on an axis it needs one position less than both together at least: elements on a diagonal,
+// be it across dimensions, share theirs.
 Flow input_once(const Problem& problem, const Site& site, const Boundary& b, const Share& share) {
   const double blocks = product(site.time, kBlock);
   double area = 1, step = 1;
@@ -142,11 +144,14 @@ Flow input_once(const Problem& problem, const Site& site, const Boundary& b, con
   }
   const unsigned single = problem.stores[b.outer].per | (inner_per(problem, b) & b.apart);
   double copies = 1;
+  Extents together = ones();
   for (int d = 0; d < static_cast<int>(site.spatial.size()); ++d) {
     const auto& s = site.spatial[d];
     if (has(inner_per(problem, b), d)) copies *= s[K];
-    if (!has(single, d)) step *= std::max(s[P], s[R]) * std::max(s[Q], s[S]);
+    for (int l : {P, Q, R, S})
+      if (!has(single, d)) together[l] *= s[l];
   }
+  for (const auto& [along, window] : kAxes) step *= together[along] + together[window] - 1;
   const double elements = blocks * product(site.total, kBlock) * area;
   if (b.kept) return input_flow(b, elements * copies, elements);
   const double each = filled(problem.stores[b.outer], share.without / share.apart * step, b.outer_bits);
