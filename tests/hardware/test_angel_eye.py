@@ -95,9 +95,9 @@ def test_a_fully_connected_layer_waits_for_its_weights() -> None:
 
 def test_what_the_model_needs_is_named() -> None:
     layer = Layer("fc", {"K": 4})
-    with pytest.raises(TargetError, match=r"needs settings\.tile, a number of pixels, got None"):
-        layer_counts(dataclasses.replace(CHIP, settings={}), layer)
-    with pytest.raises(TargetError, match="lacks the dimension columns"):
-        layer_counts(dataclasses.replace(CHIP, dimension=CHIP.dimension[:3]), layer)
+    with pytest.raises(TargetError, match=r"settings\.tile is missing; it is a whole number of at least 1"):
+        layer_costs(dataclasses.replace(CHIP, settings={}), [layer])
+    with pytest.raises(TargetError, match="dimensions are outputs, inputs, rows, columns, got outputs, inputs, rows"):
+        layer_costs(dataclasses.replace(CHIP, dimension=CHIP.dimension[:3]), [layer])
     with pytest.raises(TargetError, match="multiplies 32 bits by 32"):
         layer_costs(CHIP, [dataclasses.replace(layer, bits={"I": 32, "W": 32})])

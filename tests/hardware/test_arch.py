@@ -59,7 +59,7 @@ BROKEN = [
     ('operands = ["I", "W", "O"]', "operands = []", "memory 'buffer': operands is empty"),
     ('operands = ["I", "W", "O"]', 'operands = ["I"]\ncompressed = ["W"]', "compressed names operand W"),
     ("sum_bits = 32", "sum_bits = 4", "sum_bits is 4, less than the 8 bits of what is multiplied"),
-    ("size = 4", "size = 0", "dimension 'rows': size is at least 1"),
+    ("size = 4", "size = 0", "dimension 'rows': size is from 1 to 1,073,741,824"),
     ("size = 4", 'size = 4\nlinks = { I = "multicast" }', "links.W is one of multicast, forward, none, got nothing"),
     ("size = 4", 'size = 4\nlinks = { I = "none", W = "none", O = "multicast" }', "links.O is one of reduce, forward"),
     ("size = 4", 'size = 4\nlinks = { P = "none" }', r"links must be a table whose keys are one of I, W, O and values"),

@@ -96,8 +96,9 @@ def test_a_classifier_waits_for_its_weights_and_a_convolution_does_not() -> None
 def test_a_buffer_without_a_line_is_named() -> None:
     text = (CHIPS / "diannao.toml").read_text().replace("bytes = 32_768", "bytes = 512")
     assert layer_counts(parse(text), CLASSIFIERS[0]).macs
-    with pytest.raises(TargetError, match="'SB' holds 512 bytes, less than the 256 elements of 32 bits"):
-        layer_counts(parse(text), Layer("wide", {"C": 16}, bits={"W": 32}))
+    text = text.replace("bytes = 512", "bytes = 256").replace("width_bits = 4096", "width_bits = 2048")
+    with pytest.raises(TargetError, match="'SB' holds 256 bytes, less than the 256 elements of 16 bits"):
+        layer_counts(parse(text), CLASSIFIERS[0])
 
 
 @settings(deadline=None, max_examples=10)

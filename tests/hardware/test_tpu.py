@@ -32,10 +32,13 @@ def faster(chip: Chip, factors: Mapping[str, float], clock: float = 1.0) -> Chip
 
 
 def wider(chip: Chip, factor: int) -> Chip:
-    """With a larger array, which takes longer to fill."""
+    """With a larger array, which takes longer to fill, and a queue of as many of its tiles."""
     dimensions = tuple(dataclasses.replace(d, size=d.size * factor) for d in chip.dimension)
     settings = {**chip.settings, "shift_cycles": chip.settings["shift_cycles"] * factor}
-    return dataclasses.replace(chip, dimension=dimensions, settings=settings)
+    memories = tuple(
+        dataclasses.replace(m, bytes=m.bytes * factor**2) if m.name == "weight_fifo" else m for m in chip.memory
+    )
+    return dataclasses.replace(chip, dimension=dimensions, settings=settings, memory=memories)
 
 
 def share(span: Span) -> dict[str, float]:

@@ -23,20 +23,27 @@ from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip
 from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, price
 from dovetail.hardware.layer import Layer
+from dovetail.hardware.parts import Parts, require, whole
+
+PARTS = Parts(dimensions=("outputs", "inputs", "rows", "columns"), settings={"tile": whole(1)})
 
 
 def layer_costs(chip: Chip, layers: Sequence[Layer], objective: Objective = "energy") -> tuple[LayerCost, ...]:
     """What `layers` cost; there is one way to run each, whatever the objective.
 
     Raises:
-        TargetError: a layer is wider than the multipliers, or the chip's file lacks a part that this model needs.
+        TargetError: a layer is wider than the multipliers, the chip has other parts, or a buffer does not hold what a
+            pass takes.
     """
+    require(chip, PARTS)
     found = []
     for layer in layers:
         counts = layer_counts(chip, layer)
+        energy = price(chip, layer, counts)
+        _check_room(chip, layer)
         useful = layer.macs / (chip.elements * counts.cycles.computing)
         note = f"tiles of {_tile(chip)} x {_tile(chip)} pixels; weights fetched {_tiles(chip, layer)} times"
-        found.append(LayerCost(layer, counts, price(chip, layer, counts), useful, note=note))
+        found.append(LayerCost(layer, counts, energy, useful, note=note))
     return tuple(found)
 
 
@@ -97,9 +104,9 @@ def _fetched(chip: Chip, layer: Layer) -> int:
     """Input elements that DDR gives: every tile with the border that its windows reach over."""
     e, tile = layer.extents, _tile(chip)
     sides = []
-    for extent, whole in zip(_streamed(layer), layer.input_size, strict=True):
+    for extent, side in zip(_streamed(layer), layer.input_size, strict=True):
         count = math.ceil(extent / tile)
-        sides.append(whole + (count - 1) * max(0, whole - extent))
+        sides.append(side + (count - 1) * max(0, side - extent))
     return e["G"] * e["N"] * e["C"] * math.prod(sides)
 
 
@@ -108,15 +115,22 @@ def _one_pixel(layer: Layer) -> bool:
 
 
 def _tile(chip: Chip) -> int:
-    tile = chip.settings.get("tile")
-    if not isinstance(tile, int) or tile < 1:
-        raise TargetError(f"Chip {chip.name!r} of kind 'angel_eye' needs settings.tile, a number of pixels, got {tile}")
+    tile: int = chip.settings["tile"]
     return tile
 
 
 def _lanes(chip: Chip) -> dict[str, int]:
     """The sizes of the array's dimensions by name."""
-    found = {dimension.name: dimension.size for dimension in chip.dimension}
-    if missing := {"outputs", "inputs", "rows", "columns"} - set(found):
-        raise TargetError(f"Chip {chip.name!r} of kind 'angel_eye' lacks the dimension {', '.join(sorted(missing))}")
-    return found
+    return {dimension.name: dimension.size for dimension in chip.dimension}
+
+
+def _check_room(chip: Chip, layer: Layer) -> None:
+    """The weights of a pass, and a tile of each map that it reads and of the sums that it writes."""
+    lanes, pixels = _lanes(chip), 1 if _one_pixel(layer) else _tile(chip) ** 2
+    maps = pixels * (lanes["inputs"] * layer.bits["I"] + lanes["outputs"] * chip.arithmetic.sum_bits)
+    for memory, bits in ((chip.chain("W")[0], chip.elements * layer.bits["W"]), (chip.chain("I")[0], maps)):
+        if memory.bytes is not None and memory.bytes * 8 < bits:
+            raise TargetError(
+                f"Chip {chip.name!r}: memory {memory.name!r} has {memory.bytes} bytes, a pass of layer {layer.name!r} "
+                f"takes {bits / 8:.0f}"
+            )

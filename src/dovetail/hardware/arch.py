@@ -33,6 +33,9 @@ else:
 
 CHIPS = Path(__file__).parent / "chips"
 
+MOST_ELEMENTS = 2**30
+"""Along one dimension of an array."""
+
 ROUNDING = 1e-9
 """A word that is full but for errors of rounding is full."""
 
@@ -57,7 +60,8 @@ class Dimension:
     ("multicast", of inputs and weights; "reduce" for outputs, which are summed on their way), handed from neighbour to
     neighbour ("forward", both ways), or not at all ("none": each element has a transfer of its own). An input that
     neighbours share along a diagonal (rows of a convolution) is one transfer too, unless the link is "none".
-    `hop_picojoules` is what moving one bit by one element along this dimension costs.
+    `hop_picojoules` is what moving one bit by one element along this dimension costs; on spatial chips where a link is
+    "forward", for the wires of multicasts and reductions belong to the memories that they start from.
     """
 
     name: str
@@ -255,6 +259,8 @@ def _problems(chip: Chip) -> Iterator[str]:
     yield from _arithmetic_problems(chip.arithmetic)
     for dimension in chip.dimension:
         yield from (f"dimension {dimension.name!r}: {problem}" for problem in _dimension_problems(dimension))
+        if chip.kind == "spatial" and dimension.hop_picojoules and "forward" not in dimension.links.values():
+            yield f"dimension {dimension.name!r}: hop_picojoules is the price of links that forward; none of these does"
     for memory in chip.memory:
         yield from (f"memory {memory.name!r}: {problem}" for problem in _memory_problems(memory, known))
         if memory.whole_words and chip.kind != "spatial":
@@ -279,8 +285,8 @@ def _arithmetic_problems(arithmetic: Arithmetic) -> Iterator[str]:
 
 
 def _dimension_problems(dimension: Dimension) -> Iterator[str]:
-    if dimension.size < 1:
-        yield f"size is at least 1, got {dimension.size}"
+    if not 1 <= dimension.size <= MOST_ELEMENTS:
+        yield f"size is from 1 to {MOST_ELEMENTS:,}, got {dimension.size}"
     for operand in OPERANDS:
         allowed = ("reduce" if operand == "O" else "multicast", "forward", "none")
         if (link := dimension.links.get(operand)) not in allowed:

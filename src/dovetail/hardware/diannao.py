@@ -25,15 +25,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, price
+from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, operation_for, price
 from dovetail.hardware.layer import Layer, Operand
+from dovetail.hardware.parts import Parts, require
+
+PARTS = Parts(dimensions=("outputs", "inputs"), memories=("NBin", "NBout", "SB", "DRAM"))
 
 
 def peak_operations_per_second(chip: Chip) -> float:
@@ -46,21 +49,26 @@ def layer_costs(chip: Chip, layers: Sequence[Layer], objective: Objective = "ene
     """What `layers` cost; there is one way to run each, whatever the objective.
 
     Raises:
-        TargetError: a layer is wider than the multipliers.
+        TargetError: a layer is wider than the multipliers, or the chip has other parts.
     """
+    require(chip, PARTS)
     found = []
     for layer in layers:
         counts = layer_counts(chip, layer)
         outputs, inputs = _tile(chip)
         useful = layer.macs / (outputs * inputs * counts.cycles.computing)
-        blocks = _blocks(chip, layer)
+        blocks = _blocks(chip, _widened(chip, layer))
         note = f"NFU {outputs} x {inputs}; every sum in {blocks.visits} parts, {blocks.outputs} outputs' weights in SB"
         found.append(LayerCost(layer, counts, price(chip, layer, counts), useful, note=note))
     return tuple(found)
 
 
 def layer_counts(chip: Chip, layer: Layer) -> Counts:
-    """Accesses of the three buffers and of DRAM, and cycles; the loops are those of the module's docstring."""
+    """Accesses of the three buffers and of DRAM, and cycles; the loops are those of the module's docstring.
+
+    Everything is as wide as the multipliers: narrower numbers save nothing.
+    """
+    layer = _widened(chip, layer)
     e, bits = layer.extents, layer.bits
     outputs, inputs = _tile(chip)
     blocks = _blocks(chip, layer)
@@ -90,6 +98,13 @@ def layer_counts(chip: Chip, layer: Layer) -> Counts:
     first = inputs * taps * (bits["I"] + outputs * bits["W"])  # one window and its weights
     stalled = {"DRAM": max(0.0, moved / bandwidth - computing)}
     return Counts(layer.macs, accesses, Cycles(computing, filling=first / bandwidth, stalled=stalled))
+
+
+def _widened(chip: Chip, layer: Layer) -> Layer:
+    operation = operation_for(chip, layer)
+    return replace(
+        layer, bits={"I": operation.input_bits, "W": operation.weight_bits, "O": operation.input_bits}, stored_bits={}
+    )
 
 
 @dataclass(frozen=True)

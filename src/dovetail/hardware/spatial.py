@@ -19,7 +19,10 @@ from dovetail.hardware.counts import count
 from dovetail.hardware.layer import Layer
 from dovetail.hardware.mapper import VERSION, best_mapping, value_of
 from dovetail.hardware.mapping import Mapping, problems
+from dovetail.hardware.parts import FLAG, SOME_OPERANDS, Parts, require
 from dovetail.machine import cache_folder, keep
+
+PARTS = Parts(settings={"halo_reuse": FLAG, "latched": SOME_OPERANDS}, zeros=True)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def layer_costs(
     Raises:
         TargetError: a layer cannot be mapped, or an action has no price; it names the layer and the memory.
     """
+    require(chip, PARTS)
     solved: list[LayerCost] = []
     costs = []
     for layer in layers:

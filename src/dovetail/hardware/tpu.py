@@ -26,12 +26,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dovetail.errors import TargetError
-from dovetail.hardware.arch import Chip
+from dovetail.hardware.arch import Chip, Memory
 from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, operation_for, price
 from dovetail.hardware.layer import OPERANDS, Layer, Loop
+from dovetail.hardware.parts import Parts, number, require, whole
 from dovetail.hardware.systolic_array import lowered
 
-SETTINGS = frozenset({"fifo_tiles", "shift_cycles", "synchronisation_cycles"})
+PARTS = Parts(
+    dimensions=("rows", "columns"),
+    memories=("accumulators", "weight_fifo", "unified_buffer", "weight_dram", "host"),
+    settings={"fifo_tiles": whole(1), "shift_cycles": number(0), "synchronisation_cycles": number(0)},
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def timeline(
     Raises:
         TargetError: the activations of a layer do not fit into the unified buffer, or numbers are too wide.
     """
+    require(chip, PARTS)
     clock = _Clock(chip)
     synchronisation = chip.settings["synchronisation_cycles"] * (dependent or len(layers)) / len(layers)
     works = [_work(chip, layer) for layer in layers]
@@ -126,8 +132,6 @@ class _Clock:
 
     def __init__(self, chip: Chip) -> None:
         sizes = {dimension.name: dimension.size for dimension in chip.dimension}
-        if missing := SETTINGS - set(chip.settings):
-            raise TargetError(f"Chip {chip.name!r}: settings of a TPU lack {', '.join(sorted(missing))}")
         self.drain = sizes["rows"] + sizes["columns"] - 2
         self.shift: float = chip.settings["shift_cycles"]
         self.shifted = [0.0] * chip.settings["fifo_tiles"]  # when the last tiles left the queue
@@ -155,6 +159,13 @@ class _Clock:
         return span
 
 
+def _check_room(chip: Chip, memory: Memory, bits: float, what: str) -> None:
+    if memory.bytes is not None and memory.bytes * 8 < bits:
+        raise TargetError(
+            f"Chip {chip.name!r}: memory {memory.name!r} has {memory.bytes} bytes, {what} take {bits / 8:.0f}"
+        )
+
+
 def _work(chip: Chip, layer: Layer) -> _Work:
     sizes = {dimension.name: dimension.size for dimension in chip.dimension}
     product = lowered(layer)
@@ -166,6 +177,9 @@ def _work(chip: Chip, layer: Layer) -> _Work:
             f"Layer {layer.name!r} on chip {chip.name!r}: memory {unified.name!r} has {unified.bytes} bytes, inputs "
             f"and outputs take {taken:.0f}. Take a smaller batch"
         )
+    _check_room(chip, accumulators, 2 * sizes["columns"] * chip.arithmetic.sum_bits, "two vectors of sums")
+    tiles, narrow = chip.settings["fifo_tiles"], min(operation.weight_bits for operation in chip.arithmetic.operation)
+    _check_room(chip, chip.chain("W")[0], tiles * chip.elements * narrow, f"fifo_tiles = {tiles} tiles")
     assert accumulators.bytes is not None
     most = accumulators.bytes * 8 // (sizes["columns"] * chip.arithmetic.sum_bits)
     pixels = extents["pixels"]

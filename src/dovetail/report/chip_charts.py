@@ -124,10 +124,11 @@ def timeline(record: ChipRecord) -> Chart:
 def roofline(record: ChipRecord) -> Chart | None:
     """Operations per byte of off-chip traffic against operations per second, under the roof of the chip.
 
-    Off-chip memories without a limit of bandwidth leave the traffic of the others to count.
+    Off-chip memories that nothing crosses do not count, nor those without a limit of bandwidth beside others.
     """
     cost, chip = record.cost, record.cost.chip
-    limited = [memory for memory in off_chip(chip) if _bandwidth(memory) is not None] or list(off_chip(chip))
+    used = [memory for memory in off_chip(chip) if any(layer.counts.bits(memory.name) for layer in cost.layers)]
+    limited = [memory for memory in used if _bandwidth(memory) is not None] or used
     moved = [(layer, math.fsum(layer.counts.bits(memory.name) for memory in limited)) for layer in cost.layers]
     points = [(layer, bits) for layer, bits in moved if bits]
     if not points:
