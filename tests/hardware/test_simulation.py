@@ -10,8 +10,8 @@ from torch import nn
 from dovetail.errors import DovetailError, TargetError
 from dovetail.hardware import MODELS, Chip, ChipRecord, simulate
 from dovetail.hardware.cost import LayerCost, Objective
-from dovetail.hardware.layer import Layer
-from dovetail.workload import Workload, trace
+from dovetail.hardware.layer import Layer, layers
+from dovetail.workload import Operand, Operation, Workload, trace
 
 from ..tiny_chip import tiny_costs
 
@@ -105,6 +105,23 @@ def test_a_record_comes_back_from_json(tiny: Chip, workload: Workload) -> None:
 
 
 class TestWorkloads:
+    @pytest.mark.parametrize(
+        ("stored", "bits", "expected"),
+        [(200 * 32 + 1000, 8, 200 * 8 + 1000), (4000, 8, 4000), (4000, 2, 2000), (32_000, 8, 8000)],
+        ids=["nonzeros and where they are", "shared values", "of few bits", "all"],
+    )
+    def test_nonzeros_become_narrower_with_the_rest(self, stored: int, bits: int, expected: int) -> None:
+        """A fifth of 1,000 weights is not zero, and they were computed with in 32 bits."""
+        weight = Operand("weight", "fc.weight", (20, 50), 32, 0.2, stored)
+        around = (Operand("input", "", (1, 50), 32, 1.0), weight, Operand("output", "", (1, 20), 32, 1.0))
+        operation = Operation("fc", "matmul", {"B": 1, "M": 1, "N": 20, "K": 50}, around)
+        (layer,) = layers(Workload((operation,)), bits=bits)
+        assert layer.stored_bits["W"] == expected
+
+    def test_a_chip_leaves_out_the_zeros_of_what_was_stored_with_them(self) -> None:
+        layer = Layer("fc", {"K": 10, "C": 10}, bits={"W": 8}, density={"W": 0.2}, stored_bits={"W": 832})
+        assert layer.coded_bits("W") is None and replace(layer, stored_bits={"W": 300}).coded_bits("W") == 3
+
     def test_stored_bits_are_never_more_than_computed_ones(self) -> None:
         model = nn.Linear(8, 4)
         found = trace(model, torch.zeros(1, 8))

@@ -88,6 +88,13 @@ class Layer:
             return extents["G"] * extents["N"] * extents["C"] * math.prod(self.input_size)
         return math.prod(extents[loop] for loop in RELEVANT[operand])
 
+    def coded_bits(self, operand: Operand) -> float | None:
+        """Bits of an element in the operand's compressed form; None where that is not known, or it has none."""
+        if operand not in self.stored_bits:
+            return None
+        each = self.stored_bits[operand] / self.elements(operand)
+        return each if each < self.bits[operand] else None
+
     def same_shape(self, other: Layer) -> bool:
         """Whether what costs the one costs the other, whatever their names."""
         return replace(self, name="") == replace(other, name="")
@@ -104,6 +111,7 @@ def layers(workload: Workload, *, batch: int = 1, bits: int | None = None) -> tu
     """
     found: list[Layer] = []
     for operation in workload.operations:
+        operation = replace(operation, name=operation.name or operation.operator)
         if operation.kind == "conv":
             found.append(_convolution(operation, batch))
         elif operation.kind == "matmul":
@@ -114,8 +122,17 @@ def layers(workload: Workload, *, batch: int = 1, bits: int | None = None) -> tu
 
 
 def _of_width(layer: Layer, bits: int) -> Layer:
-    """The layer computed with integers of `bits`; what was stored in more than those takes no more."""
-    stored = {operand: min(size, layer.elements(operand) * bits) for operand, size in layer.stored_bits.items()}
+    """The layer computed with integers of `bits`; what was stored in more than those takes no more.
+
+    Nonzeros that were stored as wide as they are become as narrow; what says where they are stays.
+    """
+    stored = {}
+    for operand, size in layer.stored_bits.items():
+        elements = layer.elements(operand)
+        nonzeros = elements * layer.density[operand]
+        if size >= nonzeros * layer.bits[operand]:
+            size -= round(nonzeros * max(0, layer.bits[operand] - bits))
+        stored[operand] = min(size, elements * bits)
     return replace(layer, bits=dict.fromkeys(OPERANDS, bits), stored_bits=stored)
 
 

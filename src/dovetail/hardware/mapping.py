@@ -108,9 +108,8 @@ def bits_in(memory: Memory, layer: Layer, operand: Operand) -> float:
     """What one element takes in a memory (of outputs: a finished one; partial sums are not compressed)."""
     if operand not in memory.compressed:
         return layer.bits[operand]
-    if operand in layer.stored_bits:
-        return layer.stored_bits[operand] / layer.elements(operand)
-    return layer.bits[operand] * layer.density[operand]
+    coded = layer.coded_bits(operand)
+    return layer.bits[operand] * layer.density[operand] if coded is None else coded
 
 
 def held_bits(chip: Chip, layer: Layer, memory: Memory, operand: Operand, *, unfinished: bool) -> float:

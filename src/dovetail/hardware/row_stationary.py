@@ -200,9 +200,8 @@ def _bits(chip: Chip, hardware: Hardware, layer: Layer, elements: dict[Place, Wh
 
 def _coded_bits(layer: Layer, operand: Operand) -> float:
     """Bits of an element in DRAM, by run-length coding, unless it is known what the whole map takes."""
-    if operand in layer.stored_bits:
-        return layer.stored_bits[operand] / layer.elements(operand)
-    return run_length.expected_bits(layer.density[operand])
+    coded = layer.coded_bits(operand)
+    return run_length.expected_bits(layer.density[operand]) if coded is None else coded
 
 
 def _macs(chip: Chip, layer: Layer) -> float:
