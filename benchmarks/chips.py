@@ -125,7 +125,7 @@ def horowitz() -> Iterator[Figure]:
         yield Figure(name, "pJ", ours[name], picojoules, None, source, remark=remark)
 
 
-EYERISS_COLUMNS = {"processing": "ms", "power": "mW", "GLB": "MB", "DRAM": "MB", "active": "elements"}
+EYERISS_COLUMNS = {"processing": "ms", "latency": "ms", "power": "mW", "GLB": "MB", "DRAM": "MB", "active": "elements"}
 
 
 def eyeriss() -> Iterator[Figure]:
@@ -153,7 +153,8 @@ def eyeriss() -> Iterator[Figure]:
 
 
 def eyeriss_columns(measured: published.Measured) -> dict[str, float]:
-    figures = measured.processing_ms, measured.milliwatts, measured.buffer_mb, measured.dram_mb
+    times = measured.processing_ms, measured.total_ms
+    figures = *times, measured.milliwatts, measured.buffer_mb, measured.dram_mb
     return dict(zip(EYERISS_COLUMNS, figures, strict=False))
 
 
@@ -168,7 +169,7 @@ def eyeriss_figures(network: published.Network, name: str, passes: Pass) -> dict
 def eyeriss_vgg() -> Iterator[Figure]:
     """VGG-16, batch 3: nothing was fitted to it."""
     network = published.EYERISS_VGG
-    within = {"processing": 0.08, "power": 0.2, "GLB": 0.1, "DRAM": 0.12}
+    within = {"processing": 0.08, "latency": None, "power": 0.2, "GLB": 0.1, "DRAM": 0.12}
     unexplained = {
         "conv1_2": "54 MB would take sums of all 64 filters in the buffer, with 144 elements active and not 156",
         "conv4_2": "less than what is published of conv4_3, which has the same shape and fewer nonzeros",
@@ -239,7 +240,10 @@ def tpu() -> Iterator[Figure]:
             waiting,
         )
         for what, value, percent in zip(published.TPU_COLUMNS, ours, published.TPU_PERCENT[name], strict=True):
-            yield Figure(f"{name}, {what}", "%", 100 * value / span.total, percent, 10, source, points=True)
+            remark = "weights that arrive while the input does save more than that takes" if value < 0 else ""
+            yield Figure(
+                f"{name}, {what}", "%", 100 * value / span.total, percent, 10, source, remark=remark, points=True
+            )
     _, span = tera_operations(chip, applications()["MLP0"])
     rate, remark = 200 / (span.total / (chip.clock_mhz * 1e6)), "published with a limit of 7 ms on the slowest answers"
     yield Figure("MLP0, inferences", "per s", rate, published.TPU_MLP0_IPS[200], None, source, remark=remark)
