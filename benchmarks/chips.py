@@ -374,7 +374,7 @@ def draw(rows: Rows) -> None:
         axis.bar([x - 0.2 for x in places], published_, 0.38, color="#999999")
         colours = [{True: "#2471a3", False: "#c0392b", None: "#85c1e9"}[met] for *_, met in entries]
         axis.bar([x + 0.2 for x in places], [ours for _, ours, _, _ in entries], 0.38, color=colours)
-        if max(published_) > 50 * min(published_):
+        if 0 < 50 * min(published_) < max(published_):
             axis.set_yscale("log")
         axis.set_xticks(list(places), [name for name, *_ in entries], rotation=30, ha="right", fontsize=7)
         axis.set_title(title, fontsize=9)
