@@ -255,6 +255,8 @@ def _problems(chip: Chip) -> Iterator[str]:
         yield f"idle_milliwatts is not negative, got {chip.idle_milliwatts}"
     names = Counter([*(dimension.name for dimension in chip.dimension), *(memory.name for memory in chip.memory)])
     yield from (f"two parts are called {name!r}; give each a name of its own" for name, n in names.items() if n > 1)
+    if "" in names or not chip.name:
+        yield "a name is empty; every part and the chip have one"
     known = {dimension.name for dimension in chip.dimension}
     yield from _arithmetic_problems(chip.arithmetic)
     for dimension in chip.dimension:
@@ -280,6 +282,10 @@ def _arithmetic_problems(arithmetic: Arithmetic) -> Iterator[str]:
             yield f"cycles of an operation is a positive number, got {operation.cycles}"
         if arithmetic.sum_bits < max(widths):
             yield f"sum_bits is {arithmetic.sum_bits}, less than the {max(widths)} bits of what is multiplied"
+    for name in ("gates", "skips"):
+        if "O" in (operands := getattr(arithmetic, name)):
+            yield f"{name} names operands that may be zero before they are multiplied, I and W, got O"
+        yield from _twice(name, operands)
     prices = ((f"an operation of {o.input_bits} by {o.weight_bits} bits", o.picojoules) for o in arithmetic.operation)
     yield from _negative(prices)
 
@@ -287,6 +293,7 @@ def _arithmetic_problems(arithmetic: Arithmetic) -> Iterator[str]:
 def _dimension_problems(dimension: Dimension) -> Iterator[str]:
     if not 1 <= dimension.size <= MOST_ELEMENTS:
         yield f"size is from 1 to {MOST_ELEMENTS:,}, got {dimension.size}"
+    yield from _twice("unroll", dimension.unroll)
     for operand in OPERANDS:
         allowed = ("reduce" if operand == "O" else "multicast", "forward", "none")
         if (link := dimension.links.get(operand)) not in allowed:
@@ -298,6 +305,8 @@ def _memory_problems(memory: Memory, dimensions: set[str]) -> Iterator[str]:
     yield from (f"per names dimension {name!r}, which is none" for name in memory.per if name not in dimensions)
     if not memory.operands:
         yield "operands is empty; name at least one of I, W, O"
+    for name in ("operands", "per", "compressed"):
+        yield from _twice(name, getattr(memory, name))
     if memory.width_bits < 1:
         yield f"width_bits is at least 1, got {memory.width_bits}"
     if memory.bytes is not None and 8 * memory.bytes < memory.width_bits:
@@ -326,6 +335,10 @@ def _chain_problems(chain: tuple[Memory, ...], operand: Operand) -> Iterator[str
             yield f"memory {inner.name!r} is not the outermost of operand {operand} and needs bytes"
         if not set(outer.per) <= set(inner.per):
             yield f"memory {outer.name!r} lies outside {inner.name!r} but has more instances: check `per`"
+
+
+def _twice(what: str, names: tuple[str, ...]) -> Iterator[str]:
+    yield from (f"{what} names {name} twice" for name, count in Counter(names).items() if count > 1)
 
 
 def _negative(prices: Iterable[tuple[str, float | None]]) -> Iterator[str]:
