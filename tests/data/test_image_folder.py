@@ -8,6 +8,7 @@ from PIL import Image
 from dovetail.data import Classification, MatchOutputs, load_dataset
 from dovetail.data.image_folder import read_image
 from dovetail.errors import DataError
+from dovetail.train import score
 
 SHAPE = (3, 16, 16)
 
@@ -92,6 +93,15 @@ def test_training_and_test_images_may_lie_apart(folder):
 def test_images_are_fitted_to_the_shape(tmp_path, size, shape):
     paint(tmp_path / "a.png", (40, 40, 40), size)
     assert np.array_equal(read_image(tmp_path / "a.png", shape), np.full(shape, 40))
+
+
+def test_of_two_images_none_is_left_to_validate_on(folder):
+    for number in range(2):
+        paint(folder / f"{number}.png")
+    dataset = load_dataset(str(folder), SHAPE)
+    assert list(dataset.batches("validation", 4)) == []
+    with pytest.raises(DataError, match=r"validation split of data set pictures is empty.* give it more images"):
+        score(lambda x: x.flatten(1), dataset, "validation", original=lambda x: x.flatten(1))
 
 
 def test_the_middle_is_kept(tmp_path):

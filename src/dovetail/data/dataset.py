@@ -134,7 +134,7 @@ class Dataset:
         source = self.split(split)
         generator = torch.Generator().manual_seed(seed or 0)
         order = torch.arange(len(source)) if seed is None else torch.randperm(len(source), generator=generator)
-        for indices in torch.split(order[:limit], batch_size):
+        for indices in torch.split(order[:limit], batch_size) if len(order) else ():
             images, targets = source.batch(indices)
             if augment and self.augment is not None:
                 images = self.augment(images, generator)

@@ -42,7 +42,10 @@ def score(
             total += float(dataset.task.score(outputs, targets.to(outputs.device)).sum())
             count += len(inputs)
     if count == 0:
-        raise DataError(f"the {split} split of data set {dataset.name} is empty: there is nothing to score")
+        raise DataError(
+            f"the {split} split of data set {dataset.name} is empty, so there is nothing to score: "
+            "give it more images, or score on another split (--judge)"
+        )
     return total / count
 
 
