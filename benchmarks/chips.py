@@ -14,9 +14,8 @@ import datetime
 import functools
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,13 @@ from torch import nn
 from dovetail.hardware import Chip, EnergyTable, published
 from dovetail.hardware.angel_eye import computing_cycles
 from dovetail.hardware.angel_eye import layer_costs as angel_eye_costs
-from dovetail.hardware.cost import ARITHMETIC, LayerCost, operation_for
+from dovetail.hardware.cost import LayerCost, operation_for
+from dovetail.hardware.dataflows import DATAFLOWS, energy
 from dovetail.hardware.diannao import layer_costs as diannao_costs
 from dovetail.hardware.diannao import peak_operations_per_second
 from dovetail.hardware.fused import fuse, pace
-from dovetail.hardware.layer import Layer, Loop, layers
-from dovetail.hardware.row_stationary import as_measured
+from dovetail.hardware.layer import Layer, layers
+from dovetail.hardware.row_stationary import as_analysed, as_measured
 from dovetail.hardware.row_stationary import cost as row_stationary_cost
 from dovetail.hardware.row_stationary import layer_costs as row_stationary_costs
 from dovetail.hardware.row_stationary_pass import Pass, ceil
@@ -188,33 +188,28 @@ def eyeriss_vgg() -> Iterator[Figure]:
 
 def eyeriss_isca() -> Iterator[Figure]:
     """The analysis that came before the chip: 16 x 16 elements, 128 KB, energies relative to a multiplication."""
-    chip = Chip.load("eyeriss")
-    relative = {"ifmap_spad": 1, "filter_spad": 1, "psum_spad": 1, "filter_buffer": 6, "global_buffer": 6, "dram": 200}
-    memory = tuple(
-        replace(
-            each, read_picojoules=relative[each.name], write_picojoules=relative[each.name], compressed=(),
-            bytes=120 * 1024 if each.name == "global_buffer" else each.bytes,
-        )
-        for each in chip.memory
-    )  # fmt: skip
-    arithmetic = replace(chip.arithmetic, gates=(), operation=(replace(chip.arithmetic.operation[0], picojoules=1.0),))
-    chip = replace(
-        chip, idle_milliwatts=0, arithmetic=arithmetic, memory=memory, settings=dict(chip.settings) | {"bank_bytes": 2},
-        dimension=tuple(replace(dimension, size=16, hop_picojoules=2 / 16) for dimension in chip.dimension),
-    )  # fmt: skip
-    linear: list[dict[Loop, int]] = [
-        {"N": 16, "C": 256, "K": 4096, "R": 6, "S": 6},
-        {"N": 16, "C": 4096, "K": 4096},
-        {"N": 16, "C": 4096, "K": 1000},
-    ]
-    found = [*convolutions("alexnet", batch=16), *(Layer("fc", extents) for extents in linear)]
-    for layer, (name, figures) in zip(found, published.EYERISS_ISCA.items(), strict=True):
-        (cost,) = row_stationary_costs(chip, [replace(layer, density={})])
-        sums = Counter[str]()
-        for entry in cost.energy:
-            sums["registers" if entry.place.endswith("spad") else entry.place] += entry.picojoules / 1e9
-        for place, figure in zip((ARITHMETIC, "dram", "registers"), figures, strict=True):
-            yield Figure(f"{name}, {place}", "G", sums[place], figure, 0.15, published.EYERISS_ISCA_SOURCE)
+    chip = Chip.load("eyeriss_isca")
+    for name, layer in published.EYERISS_ISCA_LAYERS.items():
+        (cost,) = row_stationary_costs(chip, [layer])
+        theirs = published.EYERISS_ISCA[name]
+        for place, ours, figure in zip(theirs._fields, as_analysed(chip, cost), theirs, strict=True):
+            yield Figure(f"{name}, {place}", "G", ours, figure, 0.15, published.EYERISS_ISCA_SOURCE)
+
+
+def other_dataflows() -> Iterator[Figure]:
+    """The same area with other dataflows: the energy of AlexNet's convolutions, by row-stationary's."""
+    convolutions = [published.EYERISS_ISCA_LAYERS[name] for name in published.EYERISS_ALEXNET.layers]
+    least = math.fsum(cost.picojoules for cost in row_stationary_costs(Chip.load("eyeriss_isca"), convolutions))
+    ratios = {
+        name: math.fsum(energy(chip, layer) for layer in convolutions) / least for name, chip in DATAFLOWS.items()
+    }
+    remark = "; ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    ends = zip(("least", "most"), (min, max), published.ROW_STATIONARY_GAIN, strict=True)
+    for what, of, figure in ends:  # published with two digits
+        yield Figure(
+            f"energy of the others, {what}", "times", of(ratios.values()), figure, 0.05,
+            published.ROW_STATIONARY_SOURCE, points=True, remark=f"each by its best mappings: {remark}",
+        )  # fmt: skip
 
 
 def tpu() -> Iterator[Figure]:
@@ -228,6 +223,15 @@ def tpu() -> Iterator[Figure]:
         tops, span = tera_operations(chip, application)
         remark = contradicts if name == "CNN0" else ""
         yield Figure(f"{name}, rate", "TOPS", tops, published.TPU_TOPS[name], 0.2, source, remark=remark)
+        weights = sum(layer.elements("W") for layer in application.layers)
+        reuse = sum(layer.macs for layer in application.layers) / weights
+        yield Figure(f"{name}, MACs a weight", "", reuse, published.TPU_REUSE[name], 0.01, source)
+        waits = span.weight_stall + span.weight_shift > span.active
+        bound = "it waits for weights longer than it multiplies" if waits else "it multiplies most of the time"
+        yield Figure(
+            f"{name}, bound by memory", "1: yes", float(waits), float(published.TPU_WAITS_FOR_WEIGHTS[name]), 0, source,
+            points=True, remark=bound,
+        )  # fmt: skip
         waiting = span.total - sum(timeline(chip, application.layers, dependent=application.dependent), Span()).total
         cycles = sum(layer.macs * operation_for(chip, layer).cycles for layer in application.layers) / chip.elements
         ours = (
@@ -318,6 +322,7 @@ GROUPS: dict[str, Callable[[], Iterator[Figure]]] = {
     "Eyeriss": eyeriss,
     "Eyeriss, VGG-16": eyeriss_vgg,
     "Eyeriss, ISCA 2016": eyeriss_isca,
+    "dataflows, ISCA 2016": other_dataflows,
     "TPU": tpu,
     "DianNao": diannao,
     "Horowitz": horowitz,

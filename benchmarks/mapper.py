@@ -43,6 +43,7 @@ def eyeriss_like() -> Chip:
         kind="spatial",
         clock_mhz=200.0,
         node_nm=65.0,
+        idle_milliwatts=0.0,
         dimension=(Dimension(name="rows", size=12, unroll=LOOPS), Dimension(name="columns", size=14, unroll=LOOPS)),
         arithmetic=Arithmetic(operation=(OperationEnergy(input_bits=16, weight_bits=16, picojoules=1.0),), sum_bits=16),
         memory=(

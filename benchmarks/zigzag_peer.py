@@ -80,6 +80,7 @@ def chip(architecture: Record) -> Chip:
     names = array["dimensions"]
     return Chip(
         name=architecture["name"], title=architecture["name"], kind="spatial", clock_mhz=1000.0, node_nm=28.0,
+        idle_milliwatts=0.0,
         dimension=tuple(
             Dimension(name=name, size=size, unroll=LOOPS) for name, size in zip(names, array["sizes"], strict=True)
         ),

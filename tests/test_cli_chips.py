@@ -97,6 +97,13 @@ class TestSimulate:
         shown = capsys.readouterr().out
         assert all(f"{name}, tiny" in shown for name in ("energy", "latency", "power")) and "modelled" in shown
 
+    def test_a_limit_of_time(self, network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        on = "simulate", network, "--input-shape", "3x8x8", "--bits", 8, "--seconds", 0.05, "--on"
+        assert run(*on, "micro_npu", "--report", tmp_path) == 0
+        record = ChipRecord.from_json((tmp_path / "record.json").read_text())
+        assert all((layer.value or 0) >= (layer.lower_bound or 0) > 0 for layer in record.cost.layers)
+        assert "more than 0, and for chips of kind 'spatial'" in complaint(capsys, *on, "eyeriss")
+
 
 class TestChips:
     def test_lists_what_there_is(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +118,7 @@ class TestChips:
         assert run("chips", "check", chip) == 0
         shown = capsys.readouterr().out
         assert "another table" in shown and "dram: read_picojoules, write_picojoules" in shown
-        assert "a convolution of 225,792 MACs: " in shown and "a matrix product of 6,400 MACs: " in shown
+        assert "a convolution of 225,792 MACs: " in shown and "a matrix product of 8 by 8 bits of 6,400 MACs: " in shown
 
 
 class TestBadInput:

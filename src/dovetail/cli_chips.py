@@ -30,6 +30,9 @@ def simulate(
     bits: Annotated[
         int | None, typer.Option(min=1, help="Compute with integers of so many bits; else as wide as the network says.")
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Search no longer for each layer's mapping, on chips of kind spatial.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Count the zeros of activations on this data set's first image.")
     ] = None,
@@ -47,6 +50,7 @@ def simulate(
             batch=batch,
             objective=objective,
             bits=bits,
+            seconds=seconds,
             progress=lambda done, of: status.update(f"mapping layer {done + 1} of {of}"),
         )
     record = dovetail.ChipRecord(
@@ -70,7 +74,7 @@ def chips(context: typer.Context) -> None:
 
 @chips_app.command("check")
 def check_chip(chip: Annotated[str, typer.Argument(help="A .toml file, or a chip's name.")]) -> None:
-    """Check a chip: its keys, its sources, and that it can compute a small convolution and a small matrix product."""
+    """Check a chip: its keys, its sources, and that it can compute a small convolution and small matrix products."""
     loaded = dovetail.Chip.load(chip)
     costs = simulation.check(loaded)
     console.print(dovetail.chips_table([loaded]), dovetail.sources_table(loaded))

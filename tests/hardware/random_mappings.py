@@ -48,6 +48,7 @@ def random_chip(random: Random) -> Chip:
         kind="spatial",
         clock_mhz=1.0,
         node_nm=1.0,
+        idle_milliwatts=0.0,
         dimension=dimensions,
         arithmetic=Arithmetic(
             operation=(OperationEnergy(input_bits=16, weight_bits=16, cycles=random.choice((1, 2, 0.5))),), sum_bits=32

@@ -13,7 +13,7 @@ ELEMENT = ("rows", "columns")
 
 def chip(dimensions: tuple[Dimension, ...], memories: tuple[Memory, ...], bits: int, **fields) -> Chip:
     operation = OperationEnergy(input_bits=bits, weight_bits=bits, picojoules=1.0)
-    fields = {"name": "small", "clock_mhz": 100.0, "sum_bits": 2 * bits} | fields
+    fields = {"name": "small", "clock_mhz": 100.0, "sum_bits": 2 * bits, "idle_milliwatts": 0.0} | fields
     return Chip(
         title=fields.pop("title", "for tests"),
         kind="spatial",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import ARITHMETIC, ChipCost, LayerCost, price
+from dovetail.hardware.cost import ARITHMETIC, ChipCost, LayerCost, as_multiplied, price
 from dovetail.hardware.counts import count
 from dovetail.hardware.layer import Layer
 from dovetail.hardware.mapping import Mapping, problems
@@ -26,7 +26,7 @@ bits = st.integers(1, 16)
 
 
 def on(chip: Chip, **operands: int) -> LayerCost:
-    layer = replace(LAYER, bits=operands)
+    layer = as_multiplied(chip, replace(LAYER, bits=operands))
     held = dict(MAPPING.held) if chip is EDGE else dict(MAPPING.held) | {"I": (5,)}
     counts = count(chip, layer, replace(MAPPING, held=held))
     return LayerCost(layer, counts, price(chip, layer, counts), 1.0)
@@ -46,13 +46,18 @@ def test_fewer_bits_never_cost_more(narrow: dict[str, int], more: int, operand: 
     assert on(EDGE, **narrow).picojoules <= on(EDGE, **wide).picojoules * (1 + 1e-12)
 
 
-def test_bits_pay_in_arithmetic_only_where_there_are_operations_for_them() -> None:
+def test_bits_pay_only_where_there_are_operations_for_them() -> None:
     def arithmetic(chip: Chip, wide: int) -> float:
         return sum(entry.picojoules for entry in on(chip, I=wide, W=wide).energy if entry.place == ARITHMETIC)
 
     assert arithmetic(EDGE, 4) == arithmetic(EDGE, 8) / 2
     assert arithmetic(MICRO, 4) == arithmetic(MICRO, 8)
-    assert on(MICRO, I=4, W=4, O=4).picojoules < on(MICRO, I=8, W=8, O=8).picojoules  # less is moved
+    assert on(MICRO, I=4, W=4, O=4) == on(MICRO, I=8, W=8, O=8)
+
+
+def test_outputs_are_as_wide_as_what_multiplies_them_next() -> None:
+    widths = {bits: as_multiplied(EDGE, replace(LAYER, bits={"I": 8, "W": 2, "O": bits})).bits for bits in (2, 5, 32)}
+    assert [dict(found) for found in widths.values()] == [{"I": 8, "W": 4, "O": wide} for wide in (4, 8, 32)]
 
 
 @given(number=st.integers(1, 5), W=bits)

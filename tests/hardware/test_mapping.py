@@ -17,6 +17,7 @@ CHIP = Chip(
     kind="spatial",
     clock_mhz=1.0,
     node_nm=1.0,
+    idle_milliwatts=0.0,
     dimension=(Dimension(name="x", size=4, unroll=("K", "P")), Dimension(name="y", size=4, unroll=("C", "R"))),
     arithmetic=Arithmetic(operation=(OperationEnergy(input_bits=16, weight_bits=16),), sum_bits=32),
     memory=(

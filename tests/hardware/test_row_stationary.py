@@ -1,7 +1,6 @@
 """The row-stationary dataflow: its array convolves, its closed forms equal the array, and the papers are met."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import astuple, replace
 from typing import Any
@@ -14,8 +13,15 @@ from hypothesis import strategies as st
 from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip
 from dovetail.hardware.layer import Layer
-from dovetail.hardware.published import EYERISS_ACTIVE, EYERISS_ALEXNET, EYERISS_ISCA, EYERISS_VGG, Network
-from dovetail.hardware.row_stationary import as_measured, best_pass, cost, layer_costs, problems
+from dovetail.hardware.published import (
+    EYERISS_ACTIVE,
+    EYERISS_ALEXNET,
+    EYERISS_ISCA,
+    EYERISS_ISCA_LAYERS,
+    EYERISS_VGG,
+    Network,
+)
+from dovetail.hardware.row_stationary import as_analysed, as_measured, best_pass, cost, layer_costs, problems
 from dovetail.hardware.row_stationary_array import Array, primitive
 from dovetail.hardware.row_stationary_pass import Folding, Hardware, Pass, folding, needs, traffic
 
@@ -133,11 +139,6 @@ def alexnet(name: str, *, batch: int = 4, dense: bool = False) -> Layer:
     return replace(layer, density={}) if dense else layer
 
 
-def fully_connected(name: str, batch: int) -> Layer:
-    c, k, r = {"fc1": (256, 4096, 6), "fc2": (4096, 4096, 1), "fc3": (4096, 1000, 1)}[name]
-    return Layer(name, {"N": batch, "C": c, "K": k, "R": r, "S": r})
-
-
 def figures(network: Network, passes: Mapping[str, Pass]) -> dict[str, np.ndarray]:
     """Ours of every layer, as published.Measured has them."""
     return {
@@ -197,33 +198,11 @@ class TestChip:
                 assert found.value <= published.value * (1 + 1e-12)
 
 
-def isca_chip() -> Chip:
-    """What ISCA'16 analysed: 16 x 16 elements, 128 KB of buffer, energies relative to a multiplication, no gating."""
-    relative = {"ifmap_spad": 1, "filter_spad": 1, "psum_spad": 1, "filter_buffer": 6, "global_buffer": 6, "dram": 200}
-    arithmetic = replace(
-        EYERISS.arithmetic, gates=(), operation=(replace(EYERISS.arithmetic.operation[0], picojoules=1.0),)
-    )
-    memory = [replace(m, read_picojoules=relative[m.name], write_picojoules=relative[m.name]) for m in EYERISS.memory]
-    memory = [replace(m, bytes=120 * 1024) if m.name == "global_buffer" else m for m in memory]
-    return replace(
-        EYERISS,
-        idle_milliwatts=0,
-        dimension=tuple(replace(dimension, size=16, hop_picojoules=2 / 16) for dimension in EYERISS.dimension),
-        arithmetic=arithmetic,
-        memory=tuple(replace(m, compressed=()) for m in memory),
-        settings=dict(EYERISS.settings) | {"bank_bytes": 2},
-    )
-
-
 @pytest.mark.parametrize("name", EYERISS_ISCA)
 def test_energy_by_level_as_in_isca_2016(name: str) -> None:
-    layer = fully_connected(name, 16) if name.startswith("fc") else alexnet(name, batch=16, dense=True)
-    (found,) = layer_costs(isca_chip(), [layer])
-    levels: dict[str, float] = defaultdict(float)
-    for entry in found.energy:
-        levels["registers" if entry.place.endswith("spad") else entry.place] += entry.picojoules / 1e9
-    ours = [levels[place] for place in ("arithmetic", "dram", "registers")]
-    assert ours == pytest.approx(EYERISS_ISCA[name], rel=0.15, abs=0.01)
+    chip = Chip.load("eyeriss_isca")
+    (found,) = layer_costs(chip, [EYERISS_ISCA_LAYERS[name]])
+    assert as_analysed(chip, found) == pytest.approx(EYERISS_ISCA[name], rel=0.15, abs=0.01)
 
 
 class TestSearch:
@@ -243,7 +222,7 @@ class TestSearch:
                 assert found <= other * (1 + 1e-9), passes
 
     def test_a_batch_shares_filters(self) -> None:
-        layer = fully_connected("fc2", 1)
+        layer = EYERISS_ISCA_LAYERS["fc2"]
         one, many = (layer_costs(EYERISS, [replace(layer, extents=dict(layer.extents) | {"N": n})])[0] for n in (1, 16))
         assert many.picojoules < 4 * one.picojoules
 

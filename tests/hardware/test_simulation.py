@@ -11,6 +11,7 @@ from dovetail.errors import DovetailError, TargetError
 from dovetail.hardware import MODELS, Chip, ChipRecord, simulate
 from dovetail.hardware.cost import LayerCost, Objective
 from dovetail.hardware.layer import Layer, layers
+from dovetail.hardware.simulation import check
 from dovetail.workload import Operand, Operation, Workload, trace
 
 from ..tiny_chip import tiny_costs
@@ -35,6 +36,15 @@ def test_each_layer_is_there_and_its_energies_add_up(tiny: Chip, workload: Workl
     )
     assert set(cost.by("place")) == {"arithmetic", "buffer", "dram", "idle"}
     assert cost == tiny.cost(workload, bits=8)
+
+
+def test_every_operation_of_a_chip_is_checked() -> None:
+    chip = Chip.load("edge_npu")
+    free = tuple(
+        replace(each, picojoules=None) if each.weight_bits == 4 else each for each in chip.arithmetic.operation
+    )
+    with pytest.raises(TargetError, match="no energy for multiplying 4 bits by 4"):
+        check(replace(chip, arithmetic=replace(chip.arithmetic, operation=free)))
 
 
 def test_layers_that_cost_the_same_are_solved_once(
@@ -65,8 +75,13 @@ def test_a_batch_costs_as_many_inputs_and_reads_weights_once(tiny: Chip, workloa
     assert four.layers[0].counts.bits("dram", "W") == one.layers[0].counts.bits("dram", "W")
 
 
-def test_fewer_bits_cost_less(tiny: Chip, workload: Workload) -> None:
-    assert simulate(tiny, workload, bits=4).picojoules < simulate(tiny, workload, bits=8).picojoules
+def test_fewer_bits_cost_less_where_there_are_operations_for_them(tiny: Chip, workload: Workload) -> None:
+    narrow, wide = (simulate(tiny, workload, bits=bits) for bits in (4, 8))
+    assert narrow.picojoules == wide.picojoules
+    assert [layer.layer.bits["W"] for layer in narrow.layers] == [4] * 4
+    half = replace(tiny.arithmetic.operation[0], input_bits=4, weight_bits=4)
+    both = replace(tiny, arithmetic=replace(tiny.arithmetic, operation=(*tiny.arithmetic.operation, half)))
+    assert simulate(both, workload, bits=4).picojoules < simulate(both, workload, bits=8).picojoules
 
 
 def test_floating_point_on_a_chip_of_integers_says_what_to_do(tiny: Chip, workload: Workload) -> None:

@@ -283,8 +283,17 @@ class TestBadChips:
         ("change", "message"),
         [
             ({"settings": {"dataflow": "nlr", "overlap": False}}, "settings.dataflow is one of ws, is, os, got 'nlr'"),
-            ({"settings": {"dataflow": "ws"}}, "settings.overlap is true or false, got None"),
-            ({"settings": {"dataflow": "ws", "overlap": True, "speed": 2}}, "dataflow and overlap, got speed"),
+            ({"settings": {"dataflow": "ws"}}, "settings.overlap is missing; it is true or false"),
+            ({"settings": {"dataflow": "ws", "overlap": 1}}, "settings.overlap is true or false, got 1"),
+            ({"settings": {"dataflow": "ws", "overlap": True, "speed": 2}}, "settings.speed is unknown"),
+            (
+                {"settings": {"dataflow": "is", "overlap": True}},
+                "with the dataflow 'is': links that forward of dimension 'rows' are I, O, got O, W",
+            ),
+            (
+                {"settings": {"dataflow": "os", "overlap": True}},
+                "with the dataflow 'os': unroll of dimension 'rows' are N, P, Q, got C, R, S",
+            ),
         ],
     )
     def test_are_refused_with_the_key(self, change: dict[str, object], message: str) -> None:

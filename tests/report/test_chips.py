@@ -14,12 +14,13 @@ from dovetail.errors import DovetailError, TargetError
 from dovetail.hardware import Chip, ChipRecord
 from dovetail.hardware.cost import ChipCost
 from dovetail.hardware.mapping import Mapping
-from dovetail.hardware.published import EYERISS_ALEXNET
+from dovetail.hardware.published import EYERISS_ALEXNET, EYERISS_ISCA, EYERISS_ISCA_LAYERS
 from dovetail.hardware.row_stationary import cost as row_stationary_cost
+from dovetail.hardware.row_stationary import layer_costs
 from dovetail.report import benchmark_card, chip_tables, chips_table, sources_table, write_chip_report
 from dovetail.report.charts import Chart
 from dovetail.report.chip_charts import chip_charts, energy_unit, off_chip_bits
-from dovetail.report.chip_published import beside_published
+from dovetail.report.chip_published import beside_published, energy_beside_published
 from dovetail.report.figures import figure
 from dovetail.report.pictures import picture
 
@@ -188,6 +189,17 @@ class TestBesideTheChip:
         assert page.count("<tr>") == 6
         for measured in EYERISS_ALEXNET.measured.values():
             assert all(f">{value:,.1f}</td>" in page for value in measured)
+
+    def test_the_bars_of_a_paper_stand_beside_ours(self) -> None:
+        chip, layers = Chip.load("eyeriss_isca"), tuple(EYERISS_ISCA_LAYERS.values())
+        cost = ChipCost(chip, layer_costs(chip, layers), 16)
+        beside = energy_beside_published(cost)
+        assert beside is not None and Image.open(io.BytesIO(picture(beside))).width > 1000
+        for level, series in enumerate(beside.series):
+            for name, ours, paper in zip(EYERISS_ISCA, series.values[::2], series.values[1::2], strict=True):
+                assert paper == EYERISS_ISCA[name][level] and ours == pytest.approx(paper, rel=0.15, abs=0.01)
+        assert energy_beside_published(replace(cost, layers=cost.layers[1:])) is None
+        assert energy_beside_published(self.alexnet(16)) is None
 
     def test_others_are_not(self, record: ChipRecord) -> None:
         assert not beside_published(self.alexnet(1)) and not beside_published(record.cost)

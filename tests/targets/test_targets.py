@@ -171,9 +171,12 @@ class TestChips:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].size, 64)).eval()
         example = torch.from_numpy(inputs[:1])
-        plain = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
+        half = dataclasses.replace(tiny.arithmetic.operation[0], weight_bits=4)
+        arithmetic = dataclasses.replace(tiny.arithmetic, operation=(*tiny.arithmetic.operation, half))
+        chip = dataclasses.replace(tiny, arithmetic=arithmetic)
+        plain = ChipTarget(chip).cost(freeze(model, example), inputs).breakdown["operand"]
         constrain(model, "1.weight", Uniform(4, model[1].weight.abs().max() / 7))
-        narrow = ChipTarget(tiny).cost(freeze(model, example), inputs).breakdown["operand"]
+        narrow = ChipTarget(chip).cost(freeze(model, example), inputs).breakdown["operand"]
         assert narrow["weights"] == pytest.approx(plain["weights"] / 2) and narrow["inputs"] == plain["inputs"]
 
 

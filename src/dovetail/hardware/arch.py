@@ -151,7 +151,7 @@ class Chip:
     clock_mhz: float
     node_nm: float
     area_mm2: float | None = None
-    idle_milliwatts: float = 0.0
+    idle_milliwatts: float
     dimension: tuple[Dimension, ...]
     arithmetic: Arithmetic
     memory: tuple[Memory, ...]
@@ -175,7 +175,9 @@ class Chip:
             raise TargetError(f"There is no chip {str(name)!r}: name a .toml file or one of {', '.join(chip_names())}")
         try:
             return parse(path.read_text("utf-8"))
-        except (TargetError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise TargetError(f"Chip file {path} is no text in UTF-8: byte {error.start + 1} is not") from error
+        except (OSError, TargetError) as error:
             raise TargetError(f"Chip file {path}: {error}") from error
 
     def cost(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping as Table
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -163,7 +163,7 @@ class ChipCost:
 
 
 def operation_for(chip: Chip, layer: Layer) -> OperationEnergy:
-    """The quickest, then cheapest, multiply-accumulate of the chip that is wide enough for the layer.
+    """The quickest, then cheapest, then narrowest multiply-accumulate of the chip that is wide enough for the layer.
 
     Raises:
         TargetError: there is none.
@@ -179,7 +179,20 @@ def operation_for(chip: Chip, layer: Layer) -> OperationEnergy:
             f"Layer {layer.name!r} multiplies {layer.bits['I']} bits by {layer.bits['W']}; chip {chip.name!r} does "
             f"{widths}. Quantise the network, or say with --bits how wide it should be taken"
         )
-    return min(wide, key=lambda operation: (operation.cycles, operation.picojoules or 0.0))
+    return min(wide, key=lambda each: (each.cycles, each.picojoules or 0.0, each.input_bits + each.weight_bits))
+
+
+def as_multiplied(chip: Chip, layer: Layer) -> Layer:
+    """The layer with every operand as wide as what multiplies it; its outputs as what can multiply those next.
+
+    Memories keep numbers so, for nothing unpacks narrower ones but what decodes a `compressed` operand.
+
+    Raises:
+        TargetError: no operation is wide enough.
+    """
+    operation, needed = operation_for(chip, layer), layer.bits["O"]
+    following = min((o.input_bits for o in chip.arithmetic.operation if o.input_bits >= needed), default=needed)
+    return replace(layer, bits={"I": operation.input_bits, "W": operation.weight_bits, "O": following})
 
 
 def price(chip: Chip, layer: Layer, counts: Counts) -> tuple[Energy, ...]:

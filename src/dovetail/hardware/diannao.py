@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, operation_for, price
+from dovetail.hardware.cost import Access, Counts, Cycles, LayerCost, Objective, price
 from dovetail.hardware.layer import Layer, Operand
 from dovetail.hardware.parts import Parts, require
 
@@ -57,18 +57,14 @@ def layer_costs(chip: Chip, layers: Sequence[Layer], objective: Objective = "ene
         counts = layer_counts(chip, layer)
         outputs, inputs = _tile(chip)
         useful = layer.macs / (outputs * inputs * counts.cycles.computing)
-        blocks = _blocks(chip, _widened(chip, layer))
+        blocks = _blocks(chip, layer)
         note = f"NFU {outputs} x {inputs}; every sum in {blocks.visits} parts, {blocks.outputs} outputs' weights in SB"
         found.append(LayerCost(layer, counts, price(chip, layer, counts), useful, note=note))
     return tuple(found)
 
 
 def layer_counts(chip: Chip, layer: Layer) -> Counts:
-    """Accesses of the three buffers and of DRAM, and cycles; the loops are those of the module's docstring.
-
-    Everything is as wide as the multipliers: narrower numbers save nothing.
-    """
-    layer = _widened(chip, layer)
+    """Accesses of the three buffers and of DRAM, and cycles; the loops are those of the module's docstring."""
     e, bits = layer.extents, layer.bits
     outputs, inputs = _tile(chip)
     blocks = _blocks(chip, layer)
@@ -98,13 +94,6 @@ def layer_counts(chip: Chip, layer: Layer) -> Counts:
     first = inputs * taps * (bits["I"] + outputs * bits["W"])  # one window and its weights
     stalled = {"DRAM": max(0.0, moved / bandwidth - computing)}
     return Counts(layer.macs, accesses, Cycles(computing, filling=first / bandwidth, stalled=stalled))
-
-
-def _widened(chip: Chip, layer: Layer) -> Layer:
-    operation = operation_for(chip, layer)
-    return replace(
-        layer, bits={"I": operation.input_bits, "W": operation.weight_bits, "O": operation.input_bits}, stored_bits={}
-    )
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """What was measured on chips, or published of them: small tables, each with the place where it was read.
 
 Only figures that were seen in the source named, or are arithmetic on such, are here; where we chose or inferred
-something, it says so. `row_stationary.as_measured` is ours as `Measured` has it; benchmarks/chips.py sets all of it
-beside what our models say.
+something, it says so. `row_stationary.as_measured` is ours as `Measured` has it, `as_analysed` as `Energies` has it;
+benchmarks/chips.py sets all of it beside what our models say.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dovetail.hardware.layer import Layer
@@ -43,6 +43,14 @@ class Measured(NamedTuple):
     buffer_mb: float
     dram_mb: float
     milliwatts: float
+
+
+class Energies(NamedTuple):
+    """Of a layer, in 1e9 multiplications' energies: three of the levels where it is spent."""
+
+    arithmetic: float
+    dram: float
+    registers: float
 
 
 @dataclass(frozen=True)
@@ -162,28 +170,40 @@ EYERISS_NETWORKS = (EYERISS_ALEXNET, EYERISS_VGG)
 
 EYERISS_ISCA_SOURCE = "ISCA 2016, Fig. 10, as read by stanford-mast/nn_dataflow (test_eyeriss_isca16)"
 EYERISS_ISCA = {
-    "conv1": (1.69, 2.46, 6.75),
-    "conv2": (3.58, 2.27, 14.33),
-    "conv3": (2.39, 2.02, 9.57),
-    "conv4": (1.79, 1.57, 7.18),
-    "conv5": (1.20, 1.05, 4.78),
-    "fc1": (0.60, 7.78, 2.42),
-    "fc2": (0.27, 3.39, 1.07),
-    "fc3": (0.07, 0.84, 0.26),
+    "conv1": Energies(1.69, 2.46, 6.75),
+    "conv2": Energies(3.58, 2.27, 14.33),
+    "conv3": Energies(2.39, 2.02, 9.57),
+    "conv4": Energies(1.79, 1.57, 7.18),
+    "conv5": Energies(1.20, 1.05, 4.78),
+    "fc1": Energies(0.60, 7.78, 2.42),
+    "fc2": Energies(0.27, 3.39, 1.07),
+    "fc3": Energies(0.07, 0.84, 0.26),
 }
-"""Energy of arithmetic, DRAM and register files in 1e9 MACs' energies: AlexNet, batch 16, without zeros, on the 256
-elements and 128 KB that the paper analysed before there was a chip."""
+"""AlexNet, batch 16, without zeros, on the 256 elements and 128 KB that the paper analysed before there was a chip."""
+
+EYERISS_ISCA_LAYERS = {
+    name: replace(convolution.layer(name, 16), density={}) for name, convolution in EYERISS_ALEXNET.layers.items()
+} | {
+    "fc1": Layer("fc1", {"N": 16, "C": 256, "K": 4096, "R": 6, "S": 6}),
+    "fc2": Layer("fc2", {"N": 16, "C": 4096, "K": 4096}),
+    "fc3": Layer("fc3", {"N": 16, "C": 4096, "K": 1000}),
+}
 
 EYERISS_PEERS = {"MAESTRO, shipped mapping": 1.5, "Timeloop's mapper": -6.8, "ZigZag, its example": 79.0}
 """Total processing latency by other models, in percent off the chip's; measured by us with those tools."""
 
+ROW_STATIONARY_SOURCE = "ISCA 2016, abstract"
 ROW_STATIONARY_GAIN = (1.4, 2.5)
-"""Energy of other dataflows by row-stationary's, AlexNet's convolutions: ISCA 2016, abstract."""
+"""Energy of other dataflows by row-stationary's, AlexNet's convolutions."""
 
 TPU_SOURCE = "ISCA 2017, Tables 1 to 4, third-party transcription"
 TPU_PEAK_TOPS = 92
 TPU_RIDGE = 1350
 """Multiply-accumulates per byte of weights."""
+
+TPU_REUSE = {"MLP0": 200, "LSTM0": 64, "CNN0": 2888}
+"""Multiply-accumulates of each weight."""
+TPU_WAITS_FOR_WEIGHTS = {name: reuse < TPU_RIDGE for name, reuse in TPU_REUSE.items()}
 
 TPU_TOPS = {"MLP0": 12.3, "LSTM0": 3.7, "CNN0": 86.0}
 TPU_COLUMNS = (

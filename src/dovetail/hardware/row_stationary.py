@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from dovetail.errors import TargetError
 from dovetail.hardware import run_length
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import IDLE, Access, Counts, Cycles, Hops, LayerCost, Objective, price
+from dovetail.hardware.cost import ARITHMETIC, IDLE, Access, Counts, Cycles, Hops, LayerCost, Objective, price
 from dovetail.hardware.layer import Layer, Operand
-from dovetail.hardware.published import Measured
+from dovetail.hardware.published import Energies, Measured
 from dovetail.hardware.row_stationary_pass import (
     Hardware,
     Pass,
@@ -91,6 +91,15 @@ def as_measured(chip: Chip, found: LayerCost) -> Measured:
         buffer_mb=found.counts.bits(buffer) / 8 / 2**20,
         dram_mb=found.counts.bits(dram) / 8 / 2**20,
         milliwatts=inside * 1e-9 / processing + chip.idle_milliwatts,
+    )
+
+
+def as_analysed(chip: Chip, found: LayerCost) -> Energies:
+    """A cost in the levels of the paper's figure, where a multiplication costs 1 pJ."""
+    registers = {memory.name for memory in chip.memory if memory.per}
+    places = ({ARITHMETIC}, {chip.memory[-1].name}, registers)
+    return Energies(
+        *(math.fsum(entry.picojoules for entry in found.energy if entry.place in each) / 1e9 for each in places)
     )
 
 

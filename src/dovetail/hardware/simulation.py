@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, get_args
 
 from dovetail import keys
 from dovetail.errors import TargetError
 from dovetail.hardware import angel_eye, diannao, row_stationary, spatial, systolic, tpu
 from dovetail.hardware.arch import Chip
-from dovetail.hardware.cost import ChipCost, LayerCost, Objective
+from dovetail.hardware.cost import ChipCost, LayerCost, Objective, as_multiplied
 from dovetail.hardware.layer import MAPPED, OPERANDS, Layer, layers
 from dovetail.workload import Workload
 
@@ -40,6 +41,7 @@ def simulate(
     batch: int = 1,
     objective: Objective = "energy",
     bits: int | None = None,
+    seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ChipCost:
     """What `workload`, a trace of one input, costs on `chip`, layer after layer.
@@ -48,12 +50,21 @@ def simulate(
         batch: how many inputs the chip takes at once; the cost is that of all of them.
         objective: what the mapping of each layer is to have least of, where the chip leaves a choice.
         bits: compute with integers of so many bits; None takes every operand as wide as the workload says.
+        seconds: how long to search for the mapping of each different layer, on chips of kind "spatial"; None searches
+            to the end. What was found so is not kept on disk.
         progress: told how many of how many different layers are done.
 
     Raises:
         TargetError: the chip's kind is unknown, or a layer does not fit; it names the layer and what is missing.
     """
     model = model_of(chip)
+    if seconds is not None:
+        if chip.kind != "spatial" or not seconds > 0:
+            raise TargetError(
+                f"A limit of seconds is more than 0, and for chips of kind 'spatial', whose mappings are searched for; "
+                f"got {seconds:g} for {chip.name!r} of kind {chip.kind!r}"
+            )
+        model = partial(spatial.layer_costs, seconds=seconds)
     if batch < 1 or (bits is not None and bits < 1):
         raise TargetError(f"A simulation takes at least one input and one bit, got batch={batch}, bits={bits}")
     if objective not in get_args(Objective):
@@ -61,7 +72,8 @@ def simulate(
     found = layers(workload, batch=batch, bits=bits)
     if not found:
         raise TargetError("The network has no convolution, matrix product or attention, so there is nothing to map")
-    different = _different(found)
+    computed = [as_multiplied(chip, layer) for layer in found]
+    different = _different(computed)
     solved = []
     for done, layer in enumerate(different):
         if progress is not None:
@@ -69,7 +81,10 @@ def simulate(
         (cost,) = model(chip, [layer], objective)
         solved.append(cost)
     known = list(zip(different, solved, strict=True))
-    costs = (replace(next(cost for other, cost in known if layer.same_shape(other)), layer=layer) for layer in found)
+    costs = (
+        replace(next(cost for other, cost in known if wide.same_shape(other)), layer=layer)
+        for layer, wide in zip(found, computed, strict=True)
+    )
     return ChipCost(chip, tuple(costs), batch, _left_out(workload))
 
 
@@ -85,12 +100,17 @@ def model_of(chip: Chip) -> Model:
 
 
 def samples(chip: Chip) -> tuple[Layer, ...]:
-    """A small convolution and a small matrix product, as wide as the chip computes."""
-    bits = dict.fromkeys(OPERANDS, chip.widest)
-    return (
-        Layer("a convolution", {"K": 16, "C": 8, "P": 14, "Q": 14, "R": 3, "S": 3}, bits=bits),
-        Layer("a matrix product", {"K": 100, "C": 64}, bits=bits),
+    """A small convolution, as wide as the chip computes, and a small matrix product for each operation that it has."""
+    products = (
+        Layer(
+            f"a matrix product of {each.input_bits} by {each.weight_bits} bits",
+            {"K": 100, "C": 64},
+            bits={"I": each.input_bits, "W": each.weight_bits, "O": each.input_bits},
+        )
+        for each in chip.arithmetic.operation
     )
+    bits = dict.fromkeys(OPERANDS, chip.widest)
+    return Layer("a convolution", {"K": 16, "C": 8, "P": 14, "Q": 14, "R": 3, "S": 3}, bits=bits), *products
 
 
 def check(chip: Chip) -> tuple[LayerCost, ...]:

@@ -26,14 +26,15 @@ depend on: I for each tile of filters, W of pixels, O of the window.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dovetail.errors import TargetError
 from dovetail.hardware.arch import Chip
 from dovetail.hardware.cost import Cycles
-from dovetail.hardware.layer import Layer, Operand
+from dovetail.hardware.layer import Layer, Loop, Operand
+from dovetail.hardware.parts import Parts, Setting, require
 
 Axis = Literal["pixels", "window", "filters"]
 Dataflow = Literal["ws", "os", "is"]
@@ -50,6 +51,25 @@ SPREAD: dict[str, tuple[Axis, Axis, Axis]] = {
 }
 """What is spread over the rows, what over the columns, and what streams through, by dataflow."""
 
+SPREADING: dict[Axis, tuple[Loop, ...]] = {"pixels": ("N", "P", "Q"), "window": ("C", "R", "S"), "filters": ("K",)}
+"""The loops that are an axis."""
+
+FORWARDED: dict[str, dict[str, tuple[Operand, ...]]] = {
+    "ws": {"rows": ("W", "O"), "columns": ("I",)},
+    "is": {"rows": ("I", "O"), "columns": ("W",)},
+    "os": {"rows": ("W", "O"), "columns": ("I",)},
+}
+"""What elements hand on to their neighbours, by dataflow: down (also what stays, on its way in) and across."""
+
+PARTS = Parts(
+    dimensions=("rows", "columns"),
+    settings={
+        "dataflow": Setting(f"one of {', '.join(SPREAD)}", lambda value: value in list(SPREAD)),
+        "overlap": Setting("true or false", lambda value: isinstance(value, bool)),
+    },
+    zeros=True,
+)
+
 
 @dataclass(frozen=True)
 class Array:
@@ -65,23 +85,17 @@ class Array:
         """The array of a chip of kind "systolic".
 
         Raises:
-            TargetError: it has other dimensions than rows and columns, or settings that mean nothing here.
+            TargetError: it has other parts or settings than such an array, or spreads and hands on other things than
+                its dataflow does.
         """
+        require(chip, PARTS)
+        dataflow: Dataflow = chip.settings["dataflow"]
+        for problem in _misplaced(chip, dataflow):
+            raise TargetError(f"Chip {chip.name!r} with the dataflow {dataflow!r}: {problem}")
         sizes = {dimension.name: dimension.size for dimension in chip.dimension}
-        if set(sizes) != {"rows", "columns"}:
-            names = ", ".join(sizes) or "none"
-            raise TargetError(
-                f"Chip {chip.name!r}: the dimensions of a systolic array are rows and columns, got {names}"
-            )
-        for name in set(chip.settings) - {"dataflow", "overlap"}:
-            raise TargetError(f"Chip {chip.name!r}: settings of a systolic array are dataflow and overlap, got {name}")
-        dataflow, overlap = chip.settings.get("dataflow"), chip.settings.get("overlap")
-        if dataflow not in SPREAD:
-            raise TargetError(f"Chip {chip.name!r}: settings.dataflow is one of {', '.join(SPREAD)}, got {dataflow!r}")
-        if not isinstance(overlap, bool):
-            raise TargetError(f"Chip {chip.name!r}: settings.overlap is true or false, got {overlap!r}")
         if chip.arithmetic.skips:
             raise TargetError(f"Chip {chip.name!r}: a systolic array moves in step and cannot skip zeros, only gate")
+        overlap: bool = chip.settings["overlap"]
         return cls(sizes["rows"], sizes["columns"], dataflow, overlap)
 
     def tile(self, extents: Mapping[Axis, int], stream: int) -> dict[Axis, int]:
@@ -101,6 +115,20 @@ class Array:
         else:
             computing, edge = tiles * stream * each + number * delay, number * through
         return Cycles(computing, draining=edge) if self.dataflow == "os" else Cycles(computing, filling=edge)
+
+
+def _misplaced(chip: Chip, dataflow: Dataflow) -> Iterator[str]:
+    """What the chip spreads over its array, or hands on there, that its dataflow does not."""
+    spread = dict(zip(("rows", "columns"), SPREAD[dataflow], strict=False))
+    for dimension in chip.dimension:
+        forwarded = {operand for operand, link in dimension.links.items() if link == "forward"}
+        for what, found, expected in (
+            ("unroll", set(dimension.unroll), SPREADING[spread[dimension.name]]),
+            ("links that forward", forwarded, FORWARDED[dataflow][dimension.name]),
+        ):
+            if found != set(expected):
+                got = ", ".join(sorted(found)) or "none"
+                yield f"{what} of dimension {dimension.name!r} are {', '.join(expected)}, got {got}"
 
 
 @dataclass(frozen=True)

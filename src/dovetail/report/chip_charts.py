@@ -139,7 +139,8 @@ def roofline(record: ChipRecord) -> Chart | None:
     return Chart(
         "roofline",
         "Roofline",
-        f"Modelled: a layer under the slope waits for {memories}, one under the flat roof for the array.",
+        f"Modelled: a layer under the slope waits for {memories}, one under the flat roof for the array."
+        + (" The slope is that of all these memories at work at once." if len(limited) > 1 else ""),
         "scatter",
         names,
         (Series("layers", tuple(speed), ACCENT),),

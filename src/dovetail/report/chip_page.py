@@ -14,7 +14,7 @@ from dovetail.report.benchmark import benchmark_card
 from dovetail.report.cards import Card
 from dovetail.report.charts import format_bytes, format_number
 from dovetail.report.chip_charts import chip_charts, energy_unit, off_chip_bits
-from dovetail.report.chip_published import beside_published
+from dovetail.report.chip_published import beside_published, energy_beside_published
 from dovetail.report.chip_table import above_bound, in_use, memories, of_peak, sourced
 from dovetail.report.page import card_panel, document, fact_list, figures, head, number
 from dovetail.report.pictures import picture
@@ -36,7 +36,8 @@ def write_chip_report(record: ChipRecord, folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DovetailError(f"The report's folder {folder} cannot be made: {error.strerror or error}") from error
-    charts = chip_charts(record)
+    beside = energy_beside_published(record.cost)
+    charts = chip_charts(record) if beside is None else (*chip_charts(record), beside)
     for chart in charts:
         write_atomically(folder / f"{chart.key}.png", picture(chart))
     write_atomically(folder / "record.json", record.to_json())
