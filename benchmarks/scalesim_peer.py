@@ -1,6 +1,6 @@
 """SCALE-Sim 3 side by side: its compute cycles and ours, on layers of its own topologies, three dataflows, five arrays.
 
-    python benchmarks/scalesim_peer.py PYTHON [--network resnet50]
+    python benchmarks/scalesim_peer.py PYTHON [--network resnet50 | --stalls]
 
 PYTHON is the interpreter of an environment that has scalesim 3.0.0 (see scalesim_run.py). Layers are rows of its
 repository's topologies (scale-sim-v2@1179bd5 alexnet.csv, SCALE-Sim Resnet18.csv and MLperf_tiny/vww.csv), small enough
@@ -14,6 +14,11 @@ x 32 elements, output-stationary: for ResNet-50 it takes a quarter of an hour an
     seconds     CPU time of its run, and of our `layer_costs` (every way to run the layer tried and priced)
     gigabytes   the most memory that its process took, for a network
 
+With --stalls three of the layers have small memories and narrow ways to DRAM, one for each operand, of so many words a
+cycle: results/scalesim_stalls.json has its cycles with stalls beside ours, and `least`, the time in which each word of
+the largest operand can cross once. Its stalls are no such time: what fits into a memory is there when it starts, and
+what is missed waits as long at any bandwidth. Ours are never fewer than the least.
+
 Beyond that they differ in what a layer is. It rounds the size of outputs up (224 pixels, kernel 11, stride 4: 55, not
 54, the last window being beyond the edge), has no padding, and takes a depthwise convolution whose name does not begin
 with DP for one filter over all channels; here outputs are what the network has, and groups are products of their own.
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import resource
@@ -48,6 +54,7 @@ from dovetail.networks import NETWORKS
 from dovetail.workload import trace
 
 RESULTS = Path(__file__).parent / "results" / "scalesim.json"
+STALLS = RESULTS.with_name("scalesim_stalls.json")
 DATAFLOWS: tuple[Dataflow, ...] = ("ws", "os", "is")
 STEPPED = 200_000
 """Multiply-accumulates up to which the array is also run cycle by cycle."""
@@ -65,6 +72,7 @@ LAYERS = {  # input height and width, kernel height and width, channels, filters
     "resnet18 FC": (1, 1, 1, 1, 512, 1000, 1),
     "alexnet Conv5": (13, 13, 3, 3, 384, 256, 1),
 }
+STALLED = ("vww Conv2D_3", "vww Conv2D_7", "vww Conv2D_14")
 SMALL = tuple(name for name in LAYERS if name not in ("issue 125", "alexnet Conv5"))
 ARRAYS = {(4, 4): ("issue 125",), (16, 32): SMALL, (32, 32): SMALL, (64, 16): SMALL, (128, 128): ("alexnet Conv5",)}
 
@@ -140,6 +148,41 @@ def small_layers(python: str) -> Rows:
     return rows
 
 
+def starved(chip: Chip, kilobytes: int, words: int) -> Chip:
+    """With buffers of that size, and a way to DRAM for each operand of so many words (8 bits) a cycle."""
+    buffers = (
+        replace(memory, bytes=1024 * kilobytes) if memory.bytes is not None and not memory.per else memory
+        for memory in chip.memory[:-1]
+    )
+    ways = (
+        replace(
+            chip.memory[-1], name=f"{operand}_dram", operands=(operand,), shared_port=False,
+            read_bandwidth=8.0 * words, write_bandwidth=8.0 * words,
+        )
+        for operand in OPERANDS
+    )  # fmt: skip
+    return replace(chip, memory=(*buffers, *ways))
+
+
+def stalled_layers(python: str) -> Rows:
+    cases: list[dict[str, Any]] = [
+        {"rows": 32, "columns": 32, "dataflow": dataflow, "layer": LAYERS[name], "name": name, "kilobytes": kilobytes,
+         "bandwidth": words, "interface": "USER"}
+        for name, dataflow, kilobytes, words in itertools.product(STALLED, DATAFLOWS, (16, 1024), (1, 4, 32))
+    ]  # fmt: skip
+    rows: Rows = {}
+    for case, theirs in zip(cases, ask(python, cases), strict=True):
+        layer, words = layer_of(case["name"], case["layer"]), case["bandwidth"]
+        chip = starved(Chip.load(f"systolic_{case['dataflow']}"), case["kilobytes"], words)
+        (cost,) = layer_costs(chip, [layer], "latency")
+        name = f"{case['name']}/{case['dataflow']}/{case['kilobytes']} KB/{words} a cycle"
+        rows[name] = theirs | {
+            "ours": math.ceil(cost.cycles),
+            "least": math.ceil(max(layer.elements(operand) for operand in OPERANDS) / words),
+        }
+    return rows
+
+
 def whole(python: str, network: str) -> Rows:
     """One row for all layers of a network, and whether each is equal."""
     array: dict[str, Any] = {"dataflow": "os", "rows": 32, "columns": 32}
@@ -160,11 +203,20 @@ def whole(python: str, network: str) -> Rows:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", help="an interpreter that has scalesim 3.0.0")
-    parser.add_argument("--network", choices=NETWORKS, help="every layer of this one")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--network", choices=NETWORKS, help="every layer of this one")
+    what.add_argument("--stalls", action="store_true", help="with small memories and narrow ways to DRAM")
     arguments = parser.parse_args()
-    rows = whole(arguments.python, arguments.network) if arguments.network else small_layers(arguments.python)
+    if arguments.stalls:
+        rows = stalled_layers(arguments.python)
+    else:
+        rows = whole(arguments.python, arguments.network) if arguments.network else small_layers(arguments.python)
     machine = {"machine": processor(), "date": datetime.date.today().isoformat(), "peer": "scalesim 3.0.0"}
-    show(record(RESULTS, {name: row | machine for name, row in rows.items()}))
+    rows = {name: row | machine for name, row in rows.items()}
+    if arguments.stalls:
+        show_stalls(record(STALLS, rows))
+    else:
+        show(record(RESULTS, rows))
 
 
 def show(rows: Rows) -> None:
@@ -177,6 +229,17 @@ def show(rows: Rows) -> None:
     console = Console()
     console.print(table)
     console.print(f"equal in {equal} of {len(rows)}; {theirs:.1f} CPU seconds against {mine:.2f}")
+
+
+def show_stalls(rows: Rows) -> None:
+    table = Table("layer", "SCALE-Sim", "of it stalls", "ours", "least", title="cycles with stalls")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:,}" for key in ("cycles", "stalls", "ours", "least")))
+    console = Console()
+    console.print(table)
+    for whose in ("cycles", "ours"):
+        below = sum(row[whose] < row["least"] for row in rows.values())
+        console.print(f"{'SCALE-Sim' if whose == 'cycles' else 'ours'}: fewer than the least in {below} of {len(rows)}")
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ run_name = peer
 [architecture_presets]
 ArrayHeight: {rows}
 ArrayWidth: {columns}
-IfmapSramSzkB: 1024
-FilterSramSzkB: 1024
-OfmapSramSzkB: 1024
+IfmapSramSzkB: {kilobytes}
+FilterSramSzkB: {kilobytes}
+OfmapSramSzkB: {kilobytes}
 IfmapOffset: 0
 FilterOffset: 10000000
 OfmapOffset: 20000000
 Dataflow: {dataflow}
-Bandwidth: 10
+Bandwidth: {bandwidth}
 ReadRequestBuffer: 64
 WriteRequestBuffer: 64
 [layout]
@@ -43,14 +43,18 @@ FilterSRAMBankPort: 2
 [sparsity]
 SparsitySupport: false
 [run_presets]
-InterfaceBandwidth: CALC
+InterfaceBandwidth: {interface}
 UseRamulatorTrace: False
 """
 
 
+FREE = {"kilobytes": 1024, "bandwidth": 10, "interface": "CALC"}
+"""Memories that never make the array wait."""
+
+
 def run(case: dict, folder: Path) -> dict:
     """Compute cycles, stall cycles and CPU seconds of one layer on one array."""
-    (folder / "array.cfg").write_text(CONFIG.format(**case))
+    (folder / "array.cfg").write_text(CONFIG.format(**FREE | case))
     row = ",".join(str(value) for value in ("layer", *case["layer"]))
     (folder / "topology.csv").write_text(f"header,\n{row},\n")
     (folder / "layout.csv").write_text("header,\n" + ",".join(["layer", *["1"] * 10]) + ",\n")

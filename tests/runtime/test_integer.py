@@ -20,7 +20,7 @@ from dovetail.methods.quantize.quantizer import input_quantizers, quantize_input
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.runtime import freeze, to_qdq
 from dovetail.runtime.integer import IntegerNetwork, integer_network
-from dovetail.runtime.steps import Convolution, Operations, Pool, Product, Rescale, Step
+from dovetail.runtime.steps import Convolution, Operations, Pool, Product, Rescale, Slope, Step
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "8 bits": lambda: quantise(chain()),
@@ -121,6 +121,11 @@ class TestSteps:
         assert step.run(halves).tolist() == [[-2, -2, 0, 0, 1, 2, 2]]
         assert step.operations(halves) == Operations(0, 7, 7)
 
+    def test_a_slope_is_of_what_is_below_zero(self) -> None:
+        codes = np.array([[-8, -8, 8], [-4, 4, -1000]], np.int32)
+        step = Slope.by(np.array([0.25, -0.5, 0.0]))
+        assert step.run(codes).tolist() == [[-2, 4, 8], [-1, 4, 0]]
+
     @pytest.mark.parametrize("groups", [1, 2])
     def test_convolution(self, groups: int) -> None:
         rng = np.random.default_rng(0)
@@ -146,6 +151,19 @@ class TestSteps:
 
 def _tensor(x: NDArray[np.int32]) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.float64))
+
+
+@pytest.mark.parametrize("node", ["LeakyRelu<alpha = 0.3>(b)", "PRelu(b, t)", "PRelu(b, u)"])
+def test_a_relu_with_a_slope(node: str) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> main (float[N, 2] input) => (float[N, 2] output) '
+        "<float s = {0.1}, uint8 z = {128}, float f = {0.001}, int16 y = {0}, float[1] t = {-0.7}, "
+        f"float[2] u = {{0.01, 1.3}}> {{ a = QuantizeLinear(input, s, z) b = DequantizeLinear(a, s, z) c = {node} "
+        "d = QuantizeLinear(c, f, y) output = DequantizeLinear(d, f, y) }"
+    )
+    inputs = np.random.default_rng(0).uniform(-12, 12, (99, 2)).astype(np.float32)
+    (expected,) = onnx.reference.ReferenceEvaluator(model).run(None, {"input": inputs})
+    np.testing.assert_allclose(integer_network(model)(inputs), expected, atol=1.01e-3)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def test_needs_no_torch(artefact: Artefact, tmp_path: Path) -> None:
 
 def test_load_is_what_the_package_gives(artefact: Artefact, tmp_path: Path) -> None:
     artefact.save(tmp_path / "a.dvt")
-    np.testing.assert_array_equal(load(tmp_path / "a.dvt")(pictures(3)), session.Session(artefact)(pictures(3)))
+    found, expected = load(tmp_path / "a.dvt")(pictures(3)), session.Session(artefact)(pictures(3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # each may time its kernels, and choose others
 
 
 def test_freeze_is_the_function_though_its_file_was_imported_first() -> None:

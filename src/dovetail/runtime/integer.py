@@ -8,10 +8,11 @@ of scale s_w gives codes of scale s * s_w; going to the next layer's scale s' mu
 
     s * s_w / s' = m * 2^-k      m an integer of 31 bits, for each output channel
 
-and rounds to nearest, ties to even, as the quantizers in training do. ReLU is a clamp, a factor for each channel a
-change of its scale. Departs from the paper where the network leaves a value unquantised (the terms of a sum, what lies
-between two factors of a layer): it is held in 31 bits, or 16 where a layer reads it, with the finest scale, a power of
-two, that its largest possible value allows. Every value's range is known before any input is, so nothing overflows.
+and rounds to nearest, ties to even, as the quantizers in training do. ReLU is a clamp, its slope below zero such a
+constant, a factor for each channel a change of its scale. Departs from the paper where the network leaves a value
+unquantised (the terms of a sum, what lies between two factors of a layer): it is held in 31 bits, or 16 where a layer
+reads it, with the finest scale, a power of two, that its largest possible value allows. Every value's range is known
+before any input is, so nothing overflows.
 
 Given the same codes at its input, each code of a quantised activation is within 1 of the one in floats: they differ
 where the float arithmetic, or a bias rounded to the accumulator's step, falls on the other side of halfway.
@@ -47,6 +48,7 @@ from dovetail.runtime.steps import (
     Reshape,
     Shift,
     Slice,
+    Slope,
     Step,
     Sum,
     Transpose,
@@ -86,6 +88,7 @@ class _Compiler:
         self.steps: list[tuple[Step, tuple[str, ...], str]] = []
         self.readers = {
             "QuantizeLinear": self.quantize, "DequantizeLinear": self.dequantize, "Clip": self.clip, "Relu": self.relu,
+            "LeakyRelu": self.leaky_relu, "PRelu": self.leaky_relu,
             "Conv": self.convolution, "Gemm": self.linear,
             "Add": self.add, "Sub": self.subtract, "Mul": self.multiply, "Div": self.divide,
             "GreaterOrEqual": self.at_least, "Where": self.choose, "Concat": self.concatenate,
@@ -182,6 +185,17 @@ class _Compiler:
         value = self.value(node.input[0])
         value = value if np.all(value.scale > 0) else self.common(value)
         return self.clamped(value, np.zeros(1), np.full(1, np.inf))
+
+    def leaky_relu(self, node: NodeProto) -> Value:
+        if node.op_type == "PRelu":
+            value, slope = self.operands(node, commuting=False)
+        else:
+            value, slope = self.value(node.input[0]), np.array([attribute(node, "alpha", 0.01)])
+        value = self.fine(value)
+        ends = value.lowest, value.highest
+        reached = [*(np.minimum(end, 0) * slope for end in ends), *(np.maximum(end, 0) + 0 * slope for end in ends)]
+        low, high = np.floor(np.min(reached, 0)), np.ceil(np.max(reached, 0))
+        return self.step(Slope.by(slope), [value], low, high, np.broadcast_to(value.scale, low.shape))
 
     def clamped(self, value: Value, lowest: Floats, highest: Floats) -> Value:
         size = (max(len(lowest), len(highest)),)

@@ -130,6 +130,14 @@ class Rescale(Step):
         return Operations(places * int(np.count_nonzero(np.abs(self.multiplier) > 1)), shifts, shifts)
 
 
+@dataclass(frozen=True, eq=False)
+class Slope(Rescale):
+    """Codes below zero are rescaled, the others stay as they are."""
+
+    def run(self, *inputs: Codes) -> Codes:
+        return np.where(inputs[0] < 0, super().run(*inputs), inputs[0])
+
+
 def _shifted(values: Integers, shift: Integers) -> Integers:
     """values / 2^shift, to the nearest, ties to even; a negative shift is to the left."""
     right = np.maximum(shift, 0)
