@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dovetail.methods import watching
 from dovetail.methods.constraint import constrain
 from dovetail.methods.prune.magnitude import Mask
-from dovetail.methods.quantize import observation, rounding
+from dovetail.methods.quantize import observation
 from dovetail.methods.quantize.calibration import weight_scales
 from dovetail.methods.quantize.observation import observe
 from dovetail.methods.quantize.quantizer import quantize_input
@@ -176,10 +177,11 @@ def test_a_network_answers_more_like_the_original(bits: int, per_channel: bool) 
     assert distance(quantised(bits, per_channel=per_channel, adaptive=True)) < 0.5 * nearest
 
 
-def test_layers_are_compared_at_the_same_places_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [7, 24])
+def test_layers_are_compared_at_the_same_places_as_before(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the error would not go to nothing with the bits, where only some places are sampled."""
-    for module in (rounding, observation):
-        monkeypatch.setattr(module, "positions_of", lambda inputs: 10)
+    monkeypatch.setattr(observation, "positions_of", lambda inputs: 10)
+    monkeypatch.setattr(watching, "BATCH", batch)  # how many went through at once when the places were drawn
     assert distance(quantised(8, adaptive=True)) < 1e-3 * float(network()(IMAGES).detach().var())
 
 

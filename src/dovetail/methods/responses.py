@@ -71,7 +71,16 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | Non
 
 def patches_of(layer: nn.Module, x: Tensor, y: Tensor, positions: int, seed: int = 0) -> Tensor:
     """The `patches` of a layer that makes y of x."""
-    chosen = _positions(_rows(y), positions, seed)
+    return patches_at(layer, x, y, places_in(y, positions, seed))
+
+
+def places_in(y: Tensor, positions: int, seed: int = 0) -> Tensor:
+    """Sampled positions (N, positions) in these outputs, other ones for each input that goes through with them."""
+    return _positions(_rows(y), positions, seed)
+
+
+def patches_at(layer: nn.Module, x: Tensor, y: Tensor, chosen: Tensor) -> Tensor:
+    """The `patches` of a layer that makes y of x, at chosen positions (N, count)."""
     if isinstance(layer, nn.Conv2d):
         return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
     return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError
 from dovetail.methods.quantize.fold_norms import Layer
-from dovetail.methods.responses import patches_of, positions_of
+from dovetail.methods.responses import patches_at, places_in, positions_of
 from dovetail.methods.watching import after_layers
 
 VALUES = 2**16
@@ -27,6 +27,8 @@ class Seen:
     """A sample of what it reads (V)."""
     patches: Tensor | None
     """The same as rows that its weight, flattened, is multiplied by (n, F); None of grouped layers."""
+    places: Tensor | None
+    """Where in the outputs those rows belong, for each input (N, n / N); None where there could be none."""
     mean: Tensor
     """Of its outputs, by channel (T)."""
     deviation: Tensor
@@ -38,6 +40,7 @@ class _Gathered:
     high: float = float("-inf")
     values: list[Tensor] = field(default_factory=list)
     patches: list[Tensor] = field(default_factory=list)
+    places: list[Tensor] = field(default_factory=list)
     count: int = 0
     sums: Tensor | float = 0.0
     squares: Tensor | float = 0.0
@@ -66,10 +69,12 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         flat = x.reshape(len(x), -1)
         chosen = torch.randint(flat.shape[1], (min(each, flat.shape[1]),), generator=torch.Generator().manual_seed(0))
         held.values.append(flat[:, chosen].flatten())
-        if isinstance(layer, nn.Linear):
-            held.patches.append(patches_of(layer, x.reshape(len(x), -1, x.shape[-1]), rows_of(layer, y), positions))
-        elif isinstance(layer, nn.Conv2d) and layer.groups == 1:
-            held.patches.append(patches_of(layer, x, y, positions))
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            read, answer = with_positions(layer, x, y)
+            chosen = places_in(answer, positions)
+            held.places.append(chosen)
+            if isinstance(layer, nn.Linear) or layer.groups == 1:
+                held.patches.append(patches_at(layer, read, answer, chosen))
         rows = rows_of(layer, y).double().flatten(0, 1)
         held.count += len(rows)
         held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
@@ -77,6 +82,11 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
     layers = [path for path in paths if isinstance(model.get_submodule(path), Layer)]
     after_layers(model, layers, inputs, note)
     return {path: _summary(found[path]) for path in paths if path in found}
+
+
+def with_positions(layer: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer reads and answers, those of a linear one as (N, positions, ...)."""
+    return (x.reshape(len(x), -1, x.shape[-1]), rows_of(layer, y)) if isinstance(layer, nn.Linear) else (x, y)
 
 
 def rows_of(layer: nn.Module, y: Tensor) -> Tensor:
@@ -90,5 +100,5 @@ def _summary(held: _Gathered) -> Seen:
     assert isinstance(held.sums, Tensor) and isinstance(held.squares, Tensor)
     mean = held.sums / held.count
     deviation = (held.squares / held.count - mean.square()).clamp_min(0).sqrt()
-    patches = torch.cat(held.patches) if held.patches else None
-    return Seen(held.low, held.high, torch.cat(held.values), patches, mean, deviation)
+    patches, places = (torch.cat(parts) if parts else None for parts in (held.patches, held.places))
+    return Seen(held.low, held.high, torch.cat(held.values), patches, places, mean, deviation)

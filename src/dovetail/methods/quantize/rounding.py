@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.quantize.bias_correction import restored
-from dovetail.methods.quantize.observation import Seen, rows_of
+from dovetail.methods.quantize.observation import Seen, with_positions
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.methods.reconstruction import normal_equations
-from dovetail.methods.responses import patches_of, positions_of
+from dovetail.methods.responses import patches_at
 from dovetail.methods.watching import after_layers
 
 RIDGE = 1e-3
@@ -131,14 +131,14 @@ def adapt(
     done: set[str] = set()
 
     def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
-        if path in done or not isinstance(layer, nn.Conv2d | nn.Linear):
+        target = targets[path]
+        if path in done or target.places is None:
             return None
         done.add(path)
-        rows = x.reshape(len(x), -1, x.shape[-1]) if isinstance(layer, nn.Linear) else x
-        seen = patches_of(layer, rows, rows_of(layer, y) if isinstance(layer, nn.Linear) else y, positions_of(x))
-        layer.weight = reconstructed(weights[path], seen, targets[path].patches, quantizers[path])
+        seen = patches_at(layer, *with_positions(layer, x, y), target.places)
+        layer.weight = reconstructed(weights[path], seen, target.patches, quantizers[path])
         answer: Tensor = layer.forward(x)
-        return restored(layer, answer, targets[path], None) if restore else answer
+        return restored(layer, answer, target, None) if restore else answer
 
     after_layers(model, list(quantizers), inputs, note, batch=len(inputs))
 
