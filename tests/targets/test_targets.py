@@ -100,6 +100,14 @@ class TestMeasured:
                 check_outputs("torch", artefact, inputs, wrong)
 
 
+    def test_quantised_inputs_may_fall_on_either_side(self, artefact: Artefact, inputs: Inputs) -> None:
+        right = to_torch(artefact)(torch.from_numpy(inputs)).detach().numpy()
+        quantised = dataclasses.replace(artefact, activations={"input": 8})
+        check_outputs("torch", quantised, inputs, right * 1.01)
+        with pytest.raises(TargetError, match=r"differ by 0\.1 of the largest"):
+            check_outputs("torch", quantised, inputs, right * 1.1)
+
+
 class TestTiming:
     def test_warms_up_then_runs_at_least_so_often(self) -> None:
         calls = []

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from dovetail.runtime import Artefact, EngineSession, to_qdq, to_torch
 from dovetail.targets.peers import Run, open_onnxruntime, open_openvino
-from dovetail.targets.target import INTEGER_TOLERANCE, Cost, How, Inputs, Target, check_outputs
+from dovetail.targets.target import Cost, How, Inputs, Target, check_outputs
 from dovetail.targets.timing import Timing, conditions, latency, throughput, torch_threads
 
 DENSE = "decoded to dense float32"
@@ -55,11 +55,9 @@ class _RuntimeTarget(Target):
     def cost(self, artefact: Artefact, inputs: Inputs) -> Cost:
         model, integers = to_qdq(artefact)
         run, alone, said = self.prepare(artefact, model, inputs)
-        if integers:
-            expected = self.others(artefact, model, inputs)
-            check_outputs(self.name, artefact, inputs, run(inputs), expected=expected, tolerance=INTEGER_TOLERANCE)
-        else:
-            check_outputs(self.name, artefact, inputs, run(inputs))
+        check_outputs(
+            self.name, artefact, inputs, run(inputs), self.others(artefact, model, inputs) if integers else None
+        )
         single = self.timing.samples(lambda: alone(inputs[:1]))
         batched = self.timing.samples(lambda: run(inputs)) if len(inputs) > 1 else []
         return _measured(self, single, batched, len(inputs), {"weights": INTEGERS if integers else DENSE} | said)

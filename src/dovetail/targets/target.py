@@ -19,8 +19,8 @@ RELATIVE_TOLERANCE = 1e-3
 """Largest difference from the session's outputs, relative to the largest of those, that counts as the same answer."""
 
 INTEGER_TOLERANCE = 0.05
-"""The same between two runtimes that compute a quantised network in integers: a value halfway between two codes may go
-to either, and what follows differs a little."""
+"""The same where what layers read is quantised: a value halfway between two codes may go to either, and what follows
+differs a little."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,7 @@ def check_outputs(
     artefact: Artefact,
     inputs: Inputs,
     outputs: Inputs,
-    *,
     expected: Inputs | None = None,
-    tolerance: float = RELATIVE_TOLERANCE,
 ) -> None:
     """Raise a TargetError unless `outputs` are the `expected` ones, those of the artefact's session if none are given.
 
@@ -86,6 +84,7 @@ def check_outputs(
             f"target {target} gives outputs {outputs.shape}, the artefact's session gives {expected.shape}"
         )
     difference = relative_difference(expected, outputs)
+    tolerance = INTEGER_TOLERANCE if artefact.activations else RELATIVE_TOLERANCE
     if not difference <= tolerance:
         raise TargetError(
             f"target {target} computes something else than the artefact's session: the outputs differ by "
