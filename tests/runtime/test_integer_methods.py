@@ -11,6 +11,7 @@ from tests.runtime.quantised_networks import _used, frozen, quantise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dovetail.formats import Binary, Dense, Format, Ternary
 from dovetail.methods import METHODS
 from dovetail.methods.method import Context
 from dovetail.runtime import Artefact, EngineSession, Session, freeze, to_qdq
@@ -54,8 +55,8 @@ class TestSigns:
         expected, found = Session(artefact)(IMAGES.numpy()), integers(IMAGES.numpy())
         assert np.linalg.norm(found - expected) < 0.005 * np.linalg.norm(expected)
         first, second = (step for step, _, _ in integers.steps if isinstance(step, Convolution))
-        shape = np.zeros((1, 8, 10, 10), np.int32)
-        assert first.operations(shape).multiplications > 0 == second.operations(shape).multiplications
+        counts = [step.operations(np.zeros((1, 8, 10, 10), np.int32)).multiplications for step in (first, second)]
+        assert [count > 0 for count in counts] == [method != "bnn", False]  # whose first layer is of signs too
 
     def test_the_exported_file_answers_as_the_session(self, method: str) -> None:
         artefact = freeze(applied(applied(network(), method, **SIGNS[method]), "ptq", layers=("0", "7")), IMAGES)
@@ -76,6 +77,19 @@ class TestSigns:
         assert "convolution of signs" in [row.kernel for row in rows]
         expected = Session(artefact)(IMAGES.numpy())
         assert np.linalg.norm(engine(IMAGES.numpy()) - expected) < 0.005 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("wider", ["dynamic_fixed_point", "ptq"])
+@pytest.mark.parametrize(("method", "stored"), [("twn", Ternary), ("bwn", Binary)])
+def test_a_wider_grid_on_top_leaves_few_values_in_few_bits(method: str, stored: type[Format], wider: str) -> None:
+    """Both have what layers read in 8 bits, and the weights between as they were."""
+    model = applied(applied(network(), method), wider)
+    artefact, integers = in_integers(model)
+    held = artefact.tensors["3.weight"]
+    assert isinstance(held, Dense) and isinstance(held.values, stored)
+    np.testing.assert_array_equal(held.decode(), model[3].weight.detach())
+    expected = Session(artefact)(IMAGES.numpy())
+    assert np.linalg.norm(integers(IMAGES.numpy()) - expected) < 0.01 * np.linalg.norm(expected)
 
 
 def test_the_scale_of_patches_is_native_too() -> None:

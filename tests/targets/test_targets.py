@@ -99,10 +99,9 @@ class TestMeasured:
             with pytest.raises(TargetError, match=message):
                 check_outputs("torch", artefact, inputs, wrong)
 
-
     def test_quantised_inputs_may_fall_on_either_side(self, artefact: Artefact, inputs: Inputs) -> None:
         right = to_torch(artefact)(torch.from_numpy(inputs)).detach().numpy()
-        quantised = dataclasses.replace(artefact, activations={"input": 8})
+        quantised = dataclasses.replace(artefact, activations={"input": {"bits": 8}})
         check_outputs("torch", quantised, inputs, right * 1.01)
         with pytest.raises(TargetError, match=r"differ by 0\.1 of the largest"):
             check_outputs("torch", quantised, inputs, right * 1.1)

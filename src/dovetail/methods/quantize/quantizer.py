@@ -9,13 +9,17 @@ quantised one (Courbariaux, Bengio, David. BinaryConnect. NeurIPS 2015. arXiv:15
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dovetail.errors import ModelError
-from dovetail.formats import Layout, ValueEncoder
+from dovetail.formats import Format, Layout, ValueEncoder
+from dovetail.formats.layout import FLOAT32
 from dovetail.methods.constraint import Constraint
 
 INPUT = "input_quantizer"
@@ -46,7 +50,15 @@ class Quantizer(Constraint):
         # Factors of the weight below are not factors of the quantised one.
         structure = layout.structure if isinstance(layout.structure, str) else "smallest"
         structure = "dense" if self.in_place else structure
-        return replace(layout, structure=structure, values=self.encoder())
+        values = self.encoder() if layout.values is FLOAT32 else partial(_held_below, layout.values, self.encoder())
+        return replace(layout, structure=structure, values=values)
+
+
+def _held_below(below: ValueEncoder, own: ValueEncoder, values: NDArray[Any]) -> Format:
+    """As the quantiser below stores them, in fewer bits, if the one above has left values that it can: signs are signs
+    on any grid that has both."""
+    kept = below(values)
+    return kept if np.array_equal(kept.decode(), values) else own(values)
 
 
 def straight_through(x: Tensor, value: Tensor, passes: Tensor | None = None) -> Tensor:
