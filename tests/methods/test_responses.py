@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dovetail.methods import watching
 from dovetail.methods.graph import symbolic
 from dovetail.methods.junctions import affine, computing, inverted, junctions, norm_after
 from dovetail.methods.responses import outputs, patches, values
@@ -52,6 +53,20 @@ def test_patches_of_a_linear_layer_are_its_inputs(shape: tuple[int, ...]) -> Non
     model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.randn(shape, generator=torch.Generator().manual_seed(0))
     found = model[0](patches(model, "0", inputs))
     torch.testing.assert_close(found, outputs(model, ["0"], inputs)["0"])
+
+
+def test_positions_do_not_depend_on_how_many_inputs_go_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 1)).eval()
+    inputs = torch.randn(30, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    found = []
+    for batch in (7, 30):
+        monkeypatch.setattr(watching, "BATCH", batch)
+        found.append(
+            [patches(model, "2", inputs, positions=5), *outputs(model, ["0", "2"], inputs, positions=5).values()]
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(found[0][0].unique(dim=0)) > 100  # 30 x 5, few of them by chance the same
 
 
 def test_of_few_images_all_positions_are_taken_of_many_ten_each() -> None:

@@ -32,26 +32,44 @@ def positions_of(inputs: Tensor) -> int:
     return max(POSITIONS, math.ceil(SAMPLES / len(inputs)))
 
 
+class Places:
+    """Draws positions in what layers answer: other ones for each input, the same however inputs are split in batches.
+
+    `count` of each input, or all that there are.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count, self.seed = count, seed
+        self._generators: dict[str | int, torch.Generator] = {}
+
+    def draw(self, of: str | int, y: Tensor) -> Tensor:
+        """Positions (N, count) for the next inputs, whose answers `y` are those of the layer or output `of`."""
+        rows = _rows(y)
+        if self.count >= rows.shape[1]:
+            return torch.arange(rows.shape[1]).expand(len(rows), -1)
+        generator = self._generators.setdefault(of, torch.Generator().manual_seed(self.seed))
+        return torch.randint(rows.shape[1], (len(rows), self.count), generator=generator)
+
+
 def outputs(
     model: nn.Module, paths: Iterable[str], inputs: Tensor, *, positions: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
     """For each layer (or stack of layers) its outputs (n, T) at sampled positions of every input."""
-    wanted = list(paths)
-    count = positions or positions_of(inputs)
+    places = Places(positions or positions_of(inputs), seed)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return _sampled(y, count, seed)
+        return _at(y, places.draw(path, y))
 
-    return _collect(model, wanted, inputs, sample)
+    return _collect(model, list(paths), inputs, sample)
 
 
 def readings(model: nn.Module, paths: Iterable[str], inputs: Tensor) -> dict[str, Tensor]:
     """For each convolution or linear layer what it reads, (n, channels), at sampled positions of every input."""
-    count = positions_of(inputs)
+    places = Places(positions_of(inputs))
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         rows = x.reshape(len(x), -1, x.shape[-1]) if isinstance(layer, nn.Linear) else x.flatten(2).transpose(1, 2)
-        return _sampled(rows, count, 0)
+        return _at(rows, places.draw(path, rows))
 
     return _collect(model, list(paths), inputs, sample)
 
@@ -61,36 +79,26 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | Non
 
     Column order is that of weight.flatten(1), so that patches @ weight.flatten(1).T + bias are its outputs.
     """
-    count = positions or positions_of(inputs)
+    places = Places(positions or positions_of(inputs), seed)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return patches_of(layer, x, y, count, seed)
+        return patches_at(layer, x, y, places.draw(path, y))
 
     return _collect(model, [path], inputs, sample)[path]
-
-
-def patches_of(layer: nn.Module, x: Tensor, y: Tensor, positions: int, seed: int = 0) -> Tensor:
-    """The `patches` of a layer that makes y of x."""
-    return patches_at(layer, x, y, places_in(y, positions, seed))
-
-
-def places_in(y: Tensor, positions: int, seed: int = 0) -> Tensor:
-    """Sampled positions (N, positions) in these outputs, other ones for each input that goes through with them."""
-    return _positions(_rows(y), positions, seed)
 
 
 def patches_at(layer: nn.Module, x: Tensor, y: Tensor, chosen: Tensor) -> Tensor:
     """The `patches` of a layer that makes y of x, at chosen positions (N, count)."""
     if isinstance(layer, nn.Conv2d):
         return _patches(layer, x, chosen, y.shape[-1]).flatten(0, 1)
-    return _rows(x)[torch.arange(len(x))[:, None], chosen].flatten(0, 1)
+    return _at(x, chosen)
 
 
 def values(part: nn.Module, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> list[Tensor]:
     """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T)."""
-    count = positions or positions_of(inputs)
+    places = Places(positions or positions_of(inputs), seed)
     with torch.no_grad():
-        found = [[_sampled(y, count, seed) for y in part(x)] for x in batches(part, inputs)]
+        found = [[_at(y, places.draw(number, y)) for number, y in enumerate(part(x))] for x in batches(part, inputs)]
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
@@ -124,9 +132,9 @@ def _collect(
     return {path: torch.cat(parts) for path, parts in found.items()}
 
 
-def _sampled(y: Tensor, positions: int, seed: int) -> Tensor:
-    rows = _rows(y)
-    return rows[torch.arange(len(rows))[:, None], _positions(rows, positions, seed)].flatten(0, 1)
+def _at(y: Tensor, chosen: Tensor) -> Tensor:
+    """What `y` has at the positions (N, count) chosen: (N * count, T)."""
+    return _rows(y)[torch.arange(len(y))[:, None], chosen].flatten(0, 1)
 
 
 def _rows(y: Tensor) -> Tensor:
@@ -134,15 +142,6 @@ def _rows(y: Tensor) -> Tensor:
     if y.ndim == 4:
         return y.flatten(2).transpose(1, 2)
     return y.flatten(1, -2) if y.ndim > 2 else y[:, None]
-
-
-def _positions(rows: Tensor, count: int, seed: int) -> Tensor:
-    """Positions (N, count) among those that the rows (N, positions, T) have, drawn with replacement; all of them where
-    there are no more."""
-    if count >= rows.shape[1]:
-        return torch.arange(rows.shape[1]).expand(len(rows), -1)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(rows.shape[1], (len(rows), min(count, rows.shape[1])), generator=generator)
 
 
 def _patches(layer: nn.Conv2d, x: Tensor, chosen: Tensor, width: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError
 from dovetail.methods.quantize.fold_norms import Layer
-from dovetail.methods.responses import patches_at, places_in, positions_of
+from dovetail.methods.responses import Places, patches_at, positions_of
 from dovetail.methods.watching import after_layers
 
 VALUES = 2**16
@@ -59,7 +59,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         raise DataError(f"calibration data must be finite numbers; {bad} of {len(inputs)} inputs hold NaN or infinity")
     found: dict[str, _Gathered] = {}
     each = max(1, VALUES // len(inputs))
-    positions = positions_of(inputs)
+    places = Places(positions_of(inputs))
 
     def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
         if not torch.isfinite(y).all():
@@ -71,7 +71,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         held.values.append(flat[:, chosen].flatten())
         if isinstance(layer, nn.Conv2d | nn.Linear):
             read, answer = with_positions(layer, x, y)
-            chosen = places_in(answer, positions)
+            chosen = places.draw(path, answer)
             held.places.append(chosen)
             if isinstance(layer, nn.Linear) or layer.groups == 1:
                 held.patches.append(patches_at(layer, read, answer, chosen))
