@@ -159,7 +159,9 @@ def compared(workers: dict[str, Worker], kind: str, rounds: int) -> dict[str, An
     """What was measured, by runtime."""
     own = workers["dovetail"]
     tolerance = RELATIVE_TOLERANCE if kind == "float32" else INTEGER_TOLERANCE
-    largest = {name: relative_difference(own.outputs, worker.outputs) for name, worker in workers.items()}
+    largest = {
+        name: relative_difference(own.outputs, worker.outputs, quantised=False) for name, worker in workers.items()
+    }
     differences = {name: most_differ_by(own.outputs, worker.outputs) for name, worker in workers.items()}
     counts = largest if kind == "float32" else differences
     timed = {name: worker for name, worker in workers.items() if counts[name] <= tolerance}

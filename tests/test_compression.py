@@ -5,18 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dovetail.compression import Compressed, compress, plans
-from dovetail.data import Dataset, load_dataset
-from dovetail.errors import RecipeError
+from dovetail.data import Dataset, Split, load_dataset
+from dovetail.errors import DataError, RecipeError
 from dovetail.methods.constraint import bake, constraints
 from dovetail.networks import load_model
-from dovetail.recipe import Recipe, parse
+from dovetail.recipe import Recipe, of_method, parse
 
 RECIPE = parse(
     """
@@ -68,6 +69,22 @@ def test_the_history_tells_every_round(compressed: Compressed) -> None:
     sizes = [r.stored_bytes for r in compressed.history]
     assert sizes == sorted(sizes, reverse=True)
     assert compressed.history[-1].score > compressed.provenance["baseline_score"] - 0.1
+
+
+class Broken(Split):
+    """A split of one's own, of no numbers."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(indices), 1, 28, 28), torch.nan), torch.zeros(len(indices), dtype=torch.int64)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "ptq", "bwnh"])
+def test_data_that_are_no_numbers_are_refused_before_anything_is_done(dataset: Dataset, method: str) -> None:
+    with pytest.raises(DataError, match="100 of 100 training inputs hold NaN or infinity"):
+        compress(network(), replace(dataset, train=Broken()), of_method(method).without_training())
 
 
 def test_leaves_the_given_model_alone(dataset: Dataset) -> None:

@@ -117,12 +117,11 @@ def bench(
         inputs = _some_inputs(session, input, data, size)
         session.run(inputs)  # refuses what does not fit; where sides are open it is planned now
         given, count = [inputs[entry.name] for entry in session.inputs], _batch_size(session, inputs)
-        tolerance = target.INTEGER_TOLERANCE if session.integers else target.RELATIVE_TOLERANCE
         for name, opening in openings.items():
             with messages.status(f"{name}, batch {count}"):
                 peer = opening(standard, threads, [array.shape for array in given])
                 ours = _in_order(session)
-                rows.append(peers.compare(ours, peer, name, given, seconds, batch=count, tolerance=tolerance))
+                rows.append(peers.compare(ours, peer, name, given, seconds, batch=count, quantised=session.integers))
     console.print(dovetail.comparisons_table(model.name, rows, timing.machine() | {"threads": str(threads)}))
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
-from dovetail.errors import RecipeError
+from dovetail.errors import DataError, RecipeError
 from dovetail.formats import Float, Layout
 from dovetail.methods import Method
 from dovetail.methods.constraint import bake, layouts
@@ -361,7 +361,12 @@ def _calibration(dataset: Dataset) -> Tensor:
     """Training inputs without their labels, always the same ones."""
     count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_ELEMENTS // math.prod(dataset.input_shape)))
     batches = dataset.batches("train", dataset.fitting(PROBE_IMAGES), seed=0, limit=count)
-    return channels_last(torch.cat([inputs for inputs, _ in batches]))
+    found = torch.cat([inputs for inputs, _ in batches])
+    finite = torch.isfinite(found.flatten(1)).all(1)
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise DataError(f"{bad} of {len(found)} training inputs hold NaN or infinity; look for such values in the data")
+    return channels_last(found)
 
 
 def _first(batches: list[tuple[Tensor, Tensor]], images: int) -> list[tuple[Tensor, Tensor]]:

@@ -32,6 +32,9 @@ def needs(width):
 def number():
     return 3
 
+def failing():
+    return 1 / 0
+
 constant = 5
 """
 
@@ -116,6 +119,7 @@ def test_a_name_that_means_nothing(spec: str, message: str) -> None:
         ("constant", "has no function 'constant'"),
         ("needs", "must be callable without arguments, but it has a missing a required argument: 'width'"),
         ("number", r"number\(\) in .* must return a torch.nn.Module, but returned int"),
+        ("failing", r"failing\(\) in .* failed: ZeroDivisionError: .* \(.*\.py, line \d+\)"),
     ],
 )
 def test_a_factory_that_is_none(user_file: Path, factory: str, message: str) -> None:
@@ -123,7 +127,7 @@ def test_a_factory_that_is_none(user_file: Path, factory: str, message: str) -> 
         load_model(f"{user_file}:{factory}")
 
 
-@pytest.mark.parametrize("source", ["def broken(:", "import no_such_package_anywhere"])
+@pytest.mark.parametrize("source", ["def broken(:", "import no_such_package_anywhere", "1 / 0"])
 def test_a_file_that_cannot_be_run(tmp_path: Path, source: str) -> None:
     (tmp_path / "bad.py").write_text(source)
     with pytest.raises(ModelError, match=r"bad.py cannot be run: "):

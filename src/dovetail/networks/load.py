@@ -8,6 +8,7 @@ import inspect
 import pickle
 import struct
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,10 @@ def _from_factory(path: Path, factory: str) -> LoadedModel:
         inspect.signature(build).bind()
     except TypeError as error:
         raise ModelError(f"{factory} in {path} must be callable without arguments, but it has a {error}.") from error
-    module = build()
+    try:
+        module = build()
+    except Exception as error:
+        raise ModelError(f"{factory}() in {path} failed: {_told(error)}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{factory}() in {path} must return a torch.nn.Module, but returned {type(module).__name__}.")
     return LoadedModel(factory, module, None, None)
@@ -134,9 +138,17 @@ def _run_file(path: Path) -> ModuleType:
     try:
         with _importable(path.resolve().parent):
             specification.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ModelError(f"{path} cannot be run: {error}.") from error
+    except Exception as error:
+        raise ModelError(f"{path} cannot be run: {_told(error)}") from error
     return module
+
+
+def _told(error: Exception) -> str:
+    """An error of a user's own code, and where it was raised."""
+    if isinstance(error, SyntaxError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 @contextmanager

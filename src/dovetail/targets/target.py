@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +21,11 @@ RELATIVE_TOLERANCE = 1e-3
 """Largest difference from the session's outputs, relative to the largest of those, that counts as the same answer."""
 
 INTEGER_TOLERANCE = 0.05
-"""The same where what layers read is quantised: a value halfway between two codes may go to either, and what follows
-differs a little."""
+"""The same, of the norm of all outputs, where what layers read is quantised: a value halfway between two codes may go
+to either, and what follows differs a little."""
+
+NARROW_TOLERANCE = 0.25
+"""The same where it is quantised to fewer than 8 bits: a step is up to sixteen times as large, and more for signs."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +88,27 @@ def check_outputs(
         raise TargetError(
             f"target {target} gives outputs {outputs.shape}, the artefact's session gives {expected.shape}"
         )
-    difference = relative_difference(expected, outputs)
-    tolerance = INTEGER_TOLERANCE if artefact.activations else RELATIVE_TOLERANCE
+    difference = relative_difference(expected, outputs, quantised=bool(artefact.activations))
+    tolerance = _tolerance([kept["bits"] for kept in artefact.activations.values() if isinstance(kept, dict)])
     if not difference <= tolerance:
         raise TargetError(
             f"target {target} computes something else than the artefact's session: the outputs differ by "
-            f"{difference:.2g} of the largest, more than {tolerance:g}; it was not timed"
+            f"{difference:.2g} of their size, more than {tolerance:g}; it was not timed"
         )
 
 
-def relative_difference(expected: Inputs, found: Inputs) -> float:
-    """The largest difference, relative to the largest that is expected; without end if the shapes differ."""
+def _tolerance(bits: Sequence[Any]) -> float:
+    """For a network whose layers read values of so many bits, where they are quantised."""
+    if not bits:
+        return RELATIVE_TOLERANCE
+    return INTEGER_TOLERANCE if min(bits) >= 8 else NARROW_TOLERANCE
+
+
+def relative_difference(expected: Inputs, found: Inputs, *, quantised: bool) -> float:
+    """The largest difference, relative to the largest that is expected; if `quantised`, of the norms of all. Without
+    end if the shapes differ."""
     if expected.shape != found.shape:
         return float("inf")
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
-    return float(np.abs(expected - found).max(initial=0.0)) / scale
+    size = np.linalg.norm if quantised else partial(np.max, initial=0.0)
+    apart, whole = (float(size(np.abs(values))) for values in (expected - found, expected))
+    return apart / max(whole, 1e-6)
