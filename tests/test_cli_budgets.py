@@ -153,7 +153,7 @@ class TestBadInput:
         ("options", "expected"),
         [
             (("--macs", 0.5, "--params", 0.5), "one of --macs, --params, --sparsity, --latency, --bits"),
-            (("--bits", 1.5), "mean_bits must be from 2, the least that can be reached, to 8"),
+            (("--bits", 1.5), "--bits 1.5: ptq.mean_bits must be from 2, the least that can be reached, to 8"),
             (("--recipe", "magnitude", "--bits", 4), "takes a budget of bits; the methods that do are ptq"),
             (("--macs", 1.5), "budget.macs must be a fraction in (0, 1), got 1.5"),
             (("--macs", 0.001), "macs = 0.001 cannot be met by svd: 0."),

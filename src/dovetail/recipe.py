@@ -128,7 +128,10 @@ class Recipe:
         """This recipe with the field of the first step that has it replaced, as the command line's option would."""
         for at, step in enumerate(self.steps):
             if _has(type(step.method), field):
-                method = replace(step.method, **{field: value})  # type: ignore[arg-type]
+                try:
+                    method = replace(step.method, **{field: value})  # type: ignore[arg-type]
+                except RecipeError as error:
+                    raise RecipeError(f"--{option} {number:g}: {error}") from error
                 steps = (*self.steps[:at], replace(step, method=method), *self.steps[at + 1 :])
                 return replace(self, steps=steps, changes=(*self.changes, f"--{option}", f"{number:g}"))
         able = [name for name, method in METHODS.items() if _has(method, field)]

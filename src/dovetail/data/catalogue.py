@@ -41,4 +41,6 @@ def load_dataset(name_or_folder: str, input_shape: tuple[int, ...] | None = None
         return dataset
     if Path(name_or_folder).is_dir():
         return image_folder(Path(name_or_folder), input_shape or (3, 224, 224))
+    if Path(name_or_folder).exists():
+        raise DataError(f"{name_or_folder} is a file: give the folder that it is in")
     raise DataError(f"there is no data set or folder {name_or_folder!r}: the data sets are {', '.join(DATASETS)}")

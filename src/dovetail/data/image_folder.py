@@ -152,9 +152,10 @@ def list_images(folder: Path, least: int = 2) -> dict[Path, str | None]:
         classed = [(path, parent.name) for parent in folder.iterdir() if parent.is_dir() for path in parent.iterdir()]
         listing = {path: label for path, label in [*alone, *classed] if path.suffix.lower() in SUFFIXES}
     if len(listing) < least:
+        held = "1 image" if len(listing) == 1 else f"{len(listing)} images"
         needed = "1 is" if least == 1 else f"{least} are"
         raise DataError(
-            f"{folder} holds {len(listing)} images, at least {needed} needed ({', '.join(sorted(SUFFIXES))}): "
+            f"{folder} holds {held}, at least {needed} needed ({', '.join(sorted(SUFFIXES))}): "
             f"put them into it, or into one sub-folder per class, or list them in {LABELS}"
         )
     return dict(sorted(listing.items()))
