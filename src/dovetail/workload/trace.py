@@ -35,7 +35,7 @@ def trace(model: nn.Module, *inputs: Tensor) -> Workload:
 
     Runs the model once, in eval mode and without gradients; it is left as it was found. Counts are for the batch that
     is given. A model and inputs on the meta device are traced without computing or allocating anything; all densities
-    are then 1.0.
+    are then 1.0. What a quantised ONNX file multiplies as integers (`read_onnx`) is as wide as those.
 
     Raises:
         ModelError: if the model cannot be run on these inputs.
@@ -55,7 +55,8 @@ def trace(model: nn.Module, *inputs: Tensor) -> Workload:
             shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
             reason = str(error).strip().split("\n")[0]
             raise ModelError(f"The network does not run on input of shape {shapes}: {reason}") from error
-    return tracer.workload()
+    weights, multiplied = getattr(model, "meta", {}).get("integers", ({}, {}))
+    return tracer.workload().with_integers(weights, multiplied)
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]

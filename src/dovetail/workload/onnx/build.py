@@ -86,6 +86,7 @@ class _Builder:
         self.hosts = set(hosts)  # those of them that are host values
         self.tensors: dict[str, fx.Node] = {}  # constants and host values as tensors
         self.places: dict[str, tuple[str, bool]] = {}  # initialiser -> path of its parameter, and whether transposed
+        self.fixed: dict[str, str] = {}  # path of the buffer of a constant that is not trained -> its name
         self.layers: dict[str, tuple[str, Layer]] = {}  # first output of a node -> its module
         self.read = set(graph.reads())
 
@@ -100,6 +101,7 @@ class _Builder:
         self.fx.output(outputs if len(outputs) > 1 else outputs[0])
         self.module.graph = self.fx
         self.module.meta["initialisers"] = {path: name for name, (path, _) in self.places.items()}
+        self.module.meta["constants"] = self.fixed
         return self.module
 
     # Where modules and parameters are kept.
@@ -167,6 +169,7 @@ class _Builder:
         if name not in self.graph.trainable and name not in self.places:
             path = self.claim([f"constants.{names.as_path(name).replace('.', '_')}"])
             self.module.add_submodule(path, Constant(value))
+            self.fixed[f"{path}.value"] = name
             return self.fx.call_module(path)
         if name not in self.places:
             path = self.claim([names.as_path(name)])

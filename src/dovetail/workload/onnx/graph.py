@@ -131,6 +131,7 @@ def _graph(proto: onnx.GraphProto, outer: Graph) -> Graph:
         node.output[0]: _constant(node) for node, is_constant in zip(proto.node, constant, strict=True) if is_constant
     }
     types, shapes = _known([*proto.value_info, *proto.input, *proto.output])
+    types = {initialiser.name: initialiser.data_type for initialiser in proto.initializer} | types
     graph = Graph(
         opset=outer.opset,
         inputs=tuple(value.name for value in proto.input if value.name not in own),
