@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dovetail.methods import watching
+from dovetail.methods import Ptq, watching
 from dovetail.methods.constraint import constrain
+from dovetail.methods.method import Context
 from dovetail.methods.prune.magnitude import Mask
 from dovetail.methods.quantize import observation
 from dovetail.methods.quantize.calibration import weight_scales
@@ -175,6 +176,30 @@ def distance(model: nn.Module) -> float:
 def test_a_network_answers_more_like_the_original(bits: int, per_channel: bool) -> None:
     nearest = distance(quantised(bits, per_channel=per_channel, adaptive=False))
     assert distance(quantised(bits, per_channel=per_channel, adaptive=True)) < 0.5 * nearest
+
+
+class Twice(nn.Module):
+    """A convolution that reads what it has answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.conv, self.linear = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(192, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(self.conv(self.conv(x).relu()).relu().flatten(1))
+        return found
+
+
+@pytest.mark.parametrize("batch", [7, 24])
+def test_a_layer_that_is_called_twice_is_fitted_to_its_first_call(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BATCH", batch)
+    method, model = Ptq(weight_bits=8, rounding="adaptive"), Twice().eval()
+    context = Context(loss=lambda _: 0.0, example=IMAGES[:1], inputs=IMAGES, original=Twice().eval())
+    with torch.no_grad():
+        expected = model(IMAGES)
+        found = method.apply(model, method.plan(model, context), 0, context)(IMAGES)
+    assert (found - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("batch", [7, 24])

@@ -26,7 +26,7 @@ class Seen:
     values: Tensor
     """A sample of what it reads (V)."""
     patches: Tensor | None
-    """The same as rows that its weight, flattened, is multiplied by (n, F); None of grouped layers."""
+    """Rows that its weight, flattened, is multiplied by (n, F), in its first call; None of grouped layers."""
     places: Tensor | None
     """Where in the outputs those rows belong, for each input (N, n / N); None where there could be none."""
     mean: Tensor
@@ -58,6 +58,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         bad = int((~torch.isfinite(inputs.flatten(1)).all(1)).sum())
         raise DataError(f"calibration data must be finite numbers; {bad} of {len(inputs)} inputs hold NaN or infinity")
     found: dict[str, _Gathered] = {}
+    called: set[str] = set()  # in the pass that is running
     each = max(1, VALUES // len(inputs))
     places = Places(positions_of(inputs))
 
@@ -69,7 +70,8 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         flat = x.reshape(len(x), -1)
         chosen = torch.randint(flat.shape[1], (min(each, flat.shape[1]),), generator=torch.Generator().manual_seed(0))
         held.values.append(flat[:, chosen].flatten())
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and path not in called:
+            called.add(path)
             read, answer = with_positions(layer, x, y)
             chosen = places.draw(path, answer)
             held.places.append(chosen)
@@ -80,7 +82,11 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
         held.sums, held.squares = held.sums + rows.sum(0), held.squares + rows.square().sum(0)
 
     layers = [path for path in paths if isinstance(model.get_submodule(path), Layer)]
-    after_layers(model, layers, inputs, note)
+    handle = model.register_forward_pre_hook(lambda *_: called.clear())
+    try:
+        after_layers(model, layers, inputs, note)
+    finally:
+        handle.remove()
     return {path: _summary(found[path]) for path in paths if path in found}
 
 
