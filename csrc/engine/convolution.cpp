@@ -302,7 +302,9 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
           "sums of more than " + std::to_string(longest_sum) + " products of bytes may not fit into 32 bits");
     multiplications_ += std::int64_t(span.count) * lanes * weights_->taps * output.rows * output.columns;
   }
-  const bool side_by_side = window_.dilation[1] == 1 && weights_->spans.front() == Span{0, input.padded_channels()};
+  const std::vector<Span>& spans = weights_->spans;  // taps lie side by side for those who read all channels
+  const auto all = std::count(spans.begin(), spans.end(), Span{0, input.padded_channels()});
+  const bool side_by_side = window_.dilation[1] == 1 && all == std::ptrdiff_t(spans.size());
   if (side_by_side && !weights_->depthwise && !weights_->direct(1)) taps_in_one_ = window_.size[1];
   for (int row = 0; row < window_.size[0]; ++row)
     for (int column = 0; column < window_.size[1]; column += taps_in_one_)

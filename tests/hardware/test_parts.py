@@ -8,6 +8,7 @@ import pytest
 from dovetail.errors import TargetError
 from dovetail.hardware import simulation
 from dovetail.hardware.arch import CHIPS, chip_names, parse
+from dovetail.hardware.cost import as_multiplied
 from dovetail.hardware.layer import OPERANDS
 
 SOURCE = '[[source]]\nkeys = ["latched"]\nsays = "us"\nstatus = "assumed"\n\n'
@@ -60,7 +61,6 @@ def test_diannao_gains_nothing_from_narrower_numbers(bits: int) -> None:
     chip = parse((CHIPS / "diannao.toml").read_text("utf-8"))
     model = simulation.model_of(chip)
     for layer in simulation.samples(chip):
-        (wide,), (narrow,) = (
-            model(chip, [replace(layer, bits=dict.fromkeys(OPERANDS, width))]) for width in (16, bits)
-        )
+        widths = (as_multiplied(chip, replace(layer, bits=dict.fromkeys(OPERANDS, width))) for width in (16, bits))
+        (wide,), (narrow,) = (model(chip, [each]) for each in widths)
         assert narrow.picojoules == wide.picojoules and narrow.cycles == wide.cycles

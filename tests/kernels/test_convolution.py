@@ -33,6 +33,20 @@ each_type = pytest.mark.parametrize("integers", [True, False], ids=["uint8", "fl
 
 
 @each_level
+@each_type
+@pytest.mark.parametrize(("groups", "outputs"), [(2, 9), (2, 12), (2, 17), (3, 7), (4, 5)])
+def test_blocks_of_outputs_that_read_all_groups_beside_some_that_do_not(
+    level: str, integers: bool, groups: int, outputs: int
+) -> None:
+    rng = np.random.default_rng(0)
+    for size, inputs in (((1, 2), 8), ((3, 3), 16), ((3, 3), 7)):
+        x = random(rng, (2, 7, 11, groups * inputs), integers)
+        weights = random_weights(rng, (groups * outputs, inputs, *size), integers)
+        for padding in ((0,) * 4, (1,) * 4):
+            check(level, x, weights, Window(padding=padding, groups=groups), random_epilogue(rng, weights))
+
+
+@each_level
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_any_shape(level: str, data: st.DataObject) -> None:
@@ -41,7 +55,10 @@ def test_any_shape(level: str, data: st.DataObject) -> None:
 
     rng, integers = np.random.default_rng(draw(0, 99)), data.draw(st.booleans())
     groups, size = data.draw(st.sampled_from([1, 1, 2, 3, 16, 24])), (draw(1, 4), draw(1, 3))
-    inputs, outputs = groups * draw(1, 40 if groups == 1 else 5), groups * draw(1, 40 if groups == 1 else 3)
+    inputs, outputs = (
+        groups * draw(1, 40 if groups == 1 else 5),
+        groups * draw(1, 40 if groups == 1 else 20 if groups < 4 else 3),
+    )
     window = Window(
         stride=(draw(1, 3), draw(1, 2)),
         dilation=(draw(1, 2), draw(1, 3)),
