@@ -225,7 +225,8 @@ def tpu() -> Iterator[Figure]:
         yield Figure(f"{name}, rate", "TOPS", tops, published.TPU_TOPS[name], 0.2, source, remark=remark)
         weights = sum(layer.elements("W") for layer in application.layers)
         reuse = sum(layer.macs for layer in application.layers) / weights
-        yield Figure(f"{name}, MACs a weight", "", reuse, published.TPU_REUSE[name], 0.01, source)
+        inferred = "the layers were inferred from it"
+        yield Figure(f"{name}, MACs a weight", "", reuse, published.TPU_REUSE[name], None, source, remark=inferred)
         waits = span.weight_stall + span.weight_shift > span.active
         bound = "it waits for weights longer than it multiplies" if waits else "it multiplies most of the time"
         yield Figure(

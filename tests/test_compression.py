@@ -83,7 +83,7 @@ class Broken(Split):
 
 @pytest.mark.parametrize("method", ["magnitude", "ptq", "bwnh"])
 def test_data_that_are_no_numbers_are_refused_before_anything_is_done(dataset: Dataset, method: str) -> None:
-    with pytest.raises(DataError, match="100 of 100 training inputs hold NaN or infinity"):
+    with pytest.raises(DataError, match="100 of 100 inputs hold NaN or infinity"):
         compress(network(), replace(dataset, train=Broken()), of_method(method).without_training())
 
 

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
-from dovetail.errors import DataError, RecipeError
+from dovetail.errors import RecipeError
 from dovetail.formats import Float, Layout
 from dovetail.methods import Method
 from dovetail.methods.constraint import bake, layouts
 from dovetail.methods.method import Context, Plan
 from dovetail.methods.output_errors import planned
+from dovetail.methods.watching import require_finite_inputs
 from dovetail.recipe import Recipe
 from dovetail.train import load_state, save_state, score, train
 from dovetail.train.placing import channels_last
@@ -362,10 +363,7 @@ def _calibration(dataset: Dataset) -> Tensor:
     count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_ELEMENTS // math.prod(dataset.input_shape)))
     batches = dataset.batches("train", dataset.fitting(PROBE_IMAGES), seed=0, limit=count)
     found = torch.cat([inputs for inputs, _ in batches])
-    finite = torch.isfinite(found.flatten(1)).all(1)
-    if not finite.all():
-        bad = int((~finite).sum())
-        raise DataError(f"{bad} of {len(found)} training inputs hold NaN or infinity; look for such values in the data")
+    require_finite_inputs(found)
     return channels_last(found)
 
 

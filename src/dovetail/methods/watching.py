@@ -72,6 +72,13 @@ def after_layers(
     _run(model, [model.get_submodule(path).register_forward_hook(hook(path)) for path in paths], inputs, batch)
 
 
+def require_finite_inputs(inputs: Tensor) -> None:
+    """Raise DataError if some of the inputs (N, ...) are not finite."""
+    bad = int((~torch.isfinite(inputs.flatten(1)).all(1)).sum())
+    if bad:
+        raise DataError(f"calibration data must be finite numbers; {bad} of {len(inputs)} inputs hold NaN or infinity")
+
+
 def require_finite(path: str, x: Tensor) -> None:
     """Raise DataError if what the layer at `path` reads is not finite."""
     if not torch.isfinite(x).all():

@@ -120,7 +120,7 @@ def _from_factory(path: Path, factory: str) -> LoadedModel:
         raise ModelError(f"{factory} in {path} must be callable without arguments, but it has a {error}.") from error
     try:
         module = build()
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code raises
         raise ModelError(f"{factory}() in {path} failed: {_told(error)}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{factory}() in {path} must return a torch.nn.Module, but returned {type(module).__name__}.")
@@ -138,7 +138,7 @@ def _run_file(path: Path) -> ModuleType:
     try:
         with _importable(path.resolve().parent):
             specification.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code raises
         raise ModelError(f"{path} cannot be run: {_told(error)}") from error
     return module
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dovetail.errors import DataError
 from dovetail.methods.quantize.fold_norms import Layer
 from dovetail.methods.responses import Places, patches_at, positions_of
-from dovetail.methods.watching import after_layers
+from dovetail.methods.watching import after_layers, require_finite_inputs
 
 VALUES = 2**16
 """Numbers of a layer's input that are kept, about."""
@@ -54,9 +54,7 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
     """
     if not len(inputs):
         raise DataError("calibration needs at least one input, got none")
-    if not torch.isfinite(inputs).all():
-        bad = int((~torch.isfinite(inputs.flatten(1)).all(1)).sum())
-        raise DataError(f"calibration data must be finite numbers; {bad} of {len(inputs)} inputs hold NaN or infinity")
+    require_finite_inputs(inputs)
     found: dict[str, _Gathered] = {}
     called: set[str] = set()  # in the pass that is running
     each = max(1, VALUES // len(inputs))
