@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ChipTarget,
         ModuleLatency,
         artefact_workload,
+        knows_latency,
         load_peer,
         load_target,
     )
@@ -74,8 +75,8 @@ _ROOMS = {
         "to_torch",
     ],
     "targets": [
-        *("TARGETS", "TIMED", "USUAL_TARGETS", "ChipTarget", "ModuleLatency", "artefact_workload", "load_peer"),
-        "load_target",
+        *("TARGETS", "TIMED", "USUAL_TARGETS", "ChipTarget", "ModuleLatency", "artefact_workload", "knows_latency"),
+        *("load_peer", "load_target"),
     ],
     "train": ["Training", "score"],
     "workload": ["sparsity", "trace"],
@@ -119,6 +120,7 @@ __all__ = [
     "freeze",
     "inspect_table",
     "kernels_table",
+    "knows_latency",
     "load",
     "load_dataset",
     "load_model",

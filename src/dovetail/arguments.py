@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import dovetail
-from dovetail.errors import DataError, ModelError, RecipeError
+from dovetail.errors import DataError, ModelError, RecipeError, TargetError
 from dovetail.optional import lazy
 
 if TYPE_CHECKING:
@@ -70,14 +70,17 @@ def recipe_of(
         else:
             steps = steps.with_budget(amount if quantity == "sparsity" else dovetail.Budget(**{quantity: amount}))
         if quantity == "latency":
+            if target and not any(map(dovetail.knows_latency, target)):
+                known = ", ".join(dovetail.TIMED)
+                raise TargetError(f"No target given knows a latency for the budget: name {known} or a chip")
             steps = replace(steps, changes=(*steps.changes, "--target", timed(target)))
     assert steps is not None
     return steps.without_training() if untrained else steps
 
 
 def timed(target: list[str] | None) -> str:
-    """The target on which a budget of latency is measured: the first named that times modules."""
-    return next((name for name in target or [] if name in dovetail.TIMED), dovetail.TIMED[0])
+    """The target of a budget of latency, and of a plan's: the first named that knows one of any module."""
+    return next(filter(dovetail.knows_latency, target or []), dovetail.TIMED[0])
 
 
 def some_data(network: "LoadedModel", data: str | None, images: str | None) -> "Dataset":

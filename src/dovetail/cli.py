@@ -102,7 +102,7 @@ def compress(
     ] = None,
     latency: Annotated[
         float | None,
-        typer.Option(help="Keep this fraction of the latency, measured here on --target (onnxruntime or torch)."),
+        typer.Option(help="Keep this fraction of the latency, on --target: as measured here, or modelled on a chip."),
     ] = None,
     data: Data = None,
     images: Annotated[

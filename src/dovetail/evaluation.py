@@ -254,7 +254,7 @@ def in_words(
     """Whether dense runtimes are faster for what methods of these kinds did, and why.
 
     Args:
-        times: by target, how many times less one input takes than before, as measured.
+        times: by target, how many times less one input takes than before.
         layers: how many layers there were and are.
         rounding: whether layers round what they read.
     """
@@ -269,15 +269,15 @@ def in_words(
     if not {"shrink", "rebuild"} & set(kinds):
         return f"Latency stays: {zeros}. The file shrinks."
     if not times:
-        return "Whether latency falls was not measured."
+        return "Whether latency falls was not looked at."
     found = ", ".join(f"{factor:.2f} on {target}" for target, factor in times.items())
     if min(times.values()) >= FASTER:
-        return f"Latency falls, for the layers themselves are smaller; speed-up as measured: {found}."
+        return f"Latency falls, for the layers themselves are smaller; speed-up: {found}."
     more = ""
     if layers is not None and layers[1] > layers[0]:
         more = f", and {layers[1]} layers have more of it than {layers[0]}"
     reason = f"layers this small take their time for being called and for moving data, not for multiplying{more}"
-    return f"Latency hardly falls, if at all (speed-up as measured: {found}): {reason}."
+    return f"Latency hardly falls, if at all (speed-up: {found}): {reason}."
 
 
 def expectations(

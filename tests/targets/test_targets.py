@@ -37,6 +37,30 @@ Inputs = NDArray[np.float32]
 QUICK = Timing(warm_up=1, runs=5, seconds=0.0)
 
 
+class SelfAttention(nn.Module):
+    """Its weights' names are not those of a layer's: `in_proj_weight`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return found
+
+
+class Outputs(nn.Module):
+    """What a recurrent layer gives at every step, without its state."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x)[0]
+        return found
+
+
 def quick(name: str) -> Target:
     target = load_target(name)
     return dataclasses.replace(target, timing=QUICK) if target.how == "measured" else target
@@ -154,6 +178,28 @@ class TestChips:
         assert {"model", "prices", "arithmetic", "assumed", "validated against", "batch"} <= cost.conditions.keys()
         for parts in cost.breakdown.values():
             assert math.fsum(parts.values()) == pytest.approx(cost.quantities["energy"].value)
+
+    @pytest.mark.parametrize(
+        ("layer", "shape"),
+        [
+            (nn.Conv2d(4, 6, 3), (4, 8, 8)),
+            (SelfAttention(), (10, 16)),
+            (Outputs(nn.LSTM(8, 6, batch_first=True)), (5, 8)),
+            (Outputs(nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True)), (5, 8)),
+            (Outputs(nn.GRU(8, 6, bias=False, batch_first=True)), (5, 8)),
+        ],
+        ids=["a layer alone", "attention", "lstm", "both ways", "gru"],
+    )
+    def test_counts_the_products_of_every_kind_of_layer(
+        self, layer: nn.Module, shape: tuple[int, ...], tiny: Chip
+    ) -> None:
+        example = torch.randn(1, *shape)
+        frozen = freeze(layer.eval(), example)
+        expected = trace(layer, example)
+        found = artefact_workload(frozen, example.numpy())
+        assert found.macs == expected.macs > 0
+        assert found.macs_by_weight.total() == expected.macs_by_weight.total() > 0
+        assert ChipTarget(tiny).cost(frozen, example.numpy()).quantities["latency"].value > 0
 
     def test_is_what_the_simulation_says_of_the_stored_network(
         self, tiny: Chip, artefact: Artefact, inputs: Inputs

@@ -1,6 +1,6 @@
 """What hardware costs: prices read from tables, counts in closed form, energy as their product."""
 
-from dovetail.hardware.arch import Chip, chip_names
+from dovetail.hardware.arch import Chip, chip_names, is_chip
 from dovetail.hardware.cost import ChipCost, Objective
 from dovetail.hardware.energy import (
     EMBEDDED,
@@ -42,6 +42,7 @@ __all__ = [
     "count",
     "draw",
     "fuse",
+    "is_chip",
     "network_energy",
     "problems",
     "scaled",

@@ -222,6 +222,11 @@ def chip_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in CHIPS.glob("*.toml")))
 
 
+def is_chip(name: str) -> bool:
+    """Whether `name` is that of a chip that comes with the package, or of a .toml file."""
+    return name in chip_names() or name.endswith(".toml")
+
+
 def parse(text: str) -> Chip:
     """The chip that a TOML file describes.
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from dovetail.errors import TargetError
-from dovetail.hardware import Chip, chip_names
+from dovetail.hardware import Chip, chip_names, is_chip
 from dovetail.targets.artefacts import artefact_workload
 from dovetail.targets.chip import ChipTarget
 from dovetail.targets.cpu import CpuTarget, OnnxRuntimeTarget, OpenVinoTarget, TorchTarget
 from dovetail.targets.energy import EnergyTarget
-from dovetail.targets.latency import TIMED, ModuleLatency, module_latency
+from dovetail.targets.latency import TIMED, ModuleLatency, knows_latency, module_latency
 from dovetail.targets.peers import PEERS, Comparison, compare, load_peer, open_onnxruntime, open_openvino
 from dovetail.targets.target import Cost, Quantity, Target
 from dovetail.targets.timing import Timing
@@ -32,7 +32,7 @@ def load_target(name: str) -> Target:
     """
     if name in TARGETS:
         return TARGETS[name]()
-    if name in chip_names() or name.endswith(".toml"):
+    if is_chip(name):
         return ChipTarget(Chip.load(name))
     known = ", ".join((*TARGETS, *chip_names()))
     raise TargetError(f"There is no target {name!r}; choose from {known}, or name a chip's .toml file")
@@ -57,6 +57,7 @@ __all__ = [
     "TorchTarget",
     "artefact_workload",
     "compare",
+    "knows_latency",
     "load_peer",
     "load_target",
     "module_latency",

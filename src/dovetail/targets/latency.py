@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import TargetError
+from dovetail.hardware import Chip, is_chip
 from dovetail.methods.constraint import bake
-from dovetail.runtime import Session, freeze
+from dovetail.runtime import EngineSession, Session, freeze, to_qdq
+from dovetail.targets.chip import ChipTarget
+from dovetail.targets.peers import open_openvino
 from dovetail.targets.timing import Timing, torch_threads
 
 QUICK = Timing(warm_up=3, runs=20, seconds=0.02)
@@ -20,17 +23,23 @@ QUICK = Timing(warm_up=3, runs=20, seconds=0.02)
 
 
 def module_latency(module: nn.Module, example: Tensor, target: str = "onnxruntime", timing: Timing = QUICK) -> float:
-    """The median seconds of `module` on one input like `example` (N, ...).
+    """The median seconds of `module` on one input like `example` (N, ...), or on a chip those that its model counts.
 
-    For "onnxruntime" the module is exported as an artefact is; "torch" runs it as it is, in eager mode.
+    "torch" runs the module as it is, in eager mode; the others take it exported as an artefact is.
 
     Raises:
         TargetError: no module can be timed on this target.
         ModelError: the module cannot be exported.
     """
-    if target not in _RUNNERS:
-        raise TargetError(f"latency is measured on {' or '.join(_RUNNERS)}, not on {target}")
-    return _RUNNERS[target](module, example[:1].detach(), timing)
+    one = example[:1].detach()
+    if target in _RUNNERS:
+        with torch_threads(timing.threads), torch.inference_mode():
+            run = _RUNNERS[target](module, one, timing.threads)
+            return statistics.median(timing.samples(run))
+    if is_chip(target):
+        cost = ChipTarget(Chip.load(target)).cost(freeze(module, one), one.numpy())
+        return cost.quantities["latency"].value / 1e3
+    raise TargetError(f"latency is known on {', '.join(TIMED)} and on chips, not on {target}")
 
 
 @dataclass(frozen=True)
@@ -57,21 +66,35 @@ def _says_all(module: nn.Module) -> bool:
     return all(type(part) in own for part in module.modules())
 
 
-def _in_onnx_runtime(module: nn.Module, example: Tensor, timing: Timing) -> float:
-    session = Session(freeze(module, example), threads=timing.threads)
-    inputs = example.contiguous().numpy()
-    return statistics.median(timing.samples(lambda: session(inputs)))
+def _in_onnx_runtime(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
+    return partial(Session(freeze(module, example), threads=threads), example.contiguous().numpy())
 
 
-def _in_torch(module: nn.Module, example: Tensor, timing: Timing) -> float:
-    plain = bake(module).eval()
-    with torch_threads(timing.threads), torch.inference_mode():
-        return statistics.median(timing.samples(lambda: plain(example)))
+def _in_engine(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
+    return partial(EngineSession(freeze(module, example), threads=threads), example.contiguous().numpy())
 
 
-_RUNNERS: dict[str, Callable[[nn.Module, Tensor, Timing], float]] = {
+def _in_openvino(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
+    model, _ = to_qdq(freeze(module, example))
+    return partial(open_openvino(model, threads, [tuple(example.shape)]), [example.contiguous().numpy()])
+
+
+def _in_torch(module: nn.Module, example: Tensor, threads: int) -> Callable[[], object]:
+    return partial(bake(module).eval(), example)
+
+
+_RUNNERS: dict[str, Callable[[nn.Module, Tensor, int], Callable[[], object]]] = {
     "onnxruntime": _in_onnx_runtime,
+    "cpu": _in_engine,
+    "openvino": _in_openvino,
     "torch": _in_torch,
 }
+"""What runs a module on an input, on so many threads."""
+
 TIMED = tuple(_RUNNERS)
-"""The targets that `module_latency` knows."""
+"""The targets on which `module_latency` measures."""
+
+
+def knows_latency(target: str) -> bool:
+    """Whether `module_latency` takes this target: one that measures, or a chip."""
+    return target in TIMED or is_chip(target)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def trace(model: nn.Module, *inputs: Tensor) -> Workload:
     """
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
-        stack.enter_context(_taken_apart(model))
+        stack.enter_context(_taken_apart())
         path = stack.enter_context(_module_path(model))
         stack.enter_context(torch.no_grad())
         tracer = _Tracer(Constants(model), path)
@@ -110,7 +111,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known.forget(output)
         writes = [Operand("output", "", tuple(each.shape), _bits(each), density(each)) for each in outputs]
         for operand, source in zip(reads, sources, strict=True):
-            if source is not None:
+            if source is not None and operand.is_constant:
                 self._keep(source, operand.role)
         self._operations.append(
             Operation(
@@ -126,14 +127,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _reads(self, operator: str, tensors: list[tuple[str, Tensor]]) -> list[Operand]:
-        operands = []
+        operands, trained = [], set()
         for argument, tensor in tensors:
             constant = self._known.find(tensor)
             measure = density if constant is None else self._known.density
             role = _role(operator, argument, constant)
             name = "" if constant is None else constant.name
             operands.append(Operand(role, name, tuple(tensor.shape), _bits(tensor), measure(tensor)))
-        return operands
+            if constant is not None and constant.is_parameter:
+                trained.add(constant.name)
+        return _with_data(operands, trained)
 
     def _keep(self, constant: Constant, role: Role) -> None:
         """List `constant`, whole, under its name; whoever multiplies with a buffer makes it a weight."""
@@ -155,6 +158,16 @@ def _role(operator: str, argument: str, constant: Constant | None) -> Role:
     if constant.is_parameter or operator in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv"):
         return "weight"
     return "buffer"
+
+
+def _with_data(operands: list[Operand], trained: set[str]) -> list[Operand]:
+    """Of two weights that are multiplied with each other, one trained, the other is data: a state to begin with."""
+    if [operand.role for operand in operands if operand.role != "bias"] != ["weight", "weight"] or not trained:
+        return operands
+    return [
+        replace(operand, role="input", name="") if operand.role == "weight" and operand.name not in trained else operand
+        for operand in operands
+    ]
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,12 +205,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _taken_apart(model: nn.Module) -> Iterator[None]:
+def _taken_apart() -> Iterator[None]:
     """Without the fused kernels for transformers and recurrent networks, which would hide their products."""
     fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), bool(torch.backends.mkldnn.enabled)
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = onednn and not recurrent  # type: ignore[assignment]
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         yield
     finally:
