@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dovetail.data import Dataset
@@ -14,7 +17,7 @@ from dovetail.errors import DovetailError, TargetError
 from dovetail.evaluation import Record, evaluate
 from dovetail.formats import Layout
 from dovetail.runtime import Artefact, freeze
-from dovetail.targets import EnergyTarget, OnnxRuntimeTarget, Timing
+from dovetail.targets import Cost, EnergyTarget, OnnxRuntimeTarget, Timing
 
 QUICK = OnnxRuntimeTarget(Timing(warm_up=0, runs=3, seconds=0))
 PROVENANCE = {
@@ -140,7 +143,24 @@ class TestOptions:
     def test_progress_is_told(self, artefact: Artefact, dataset: Dataset, original: nn.Module) -> None:
         told: list[str] = []
         evaluate(artefact, dataset, [EnergyTarget()], original=original, progress=told.append)
-        assert told[0] == "accuracy of the artefact on noise" and told[-1] == "energy_45nm, the artefact"
+        assert told[0] == "accuracy of the artefact on noise" and told[-1] == "energy_45nm, the original"
+
+    def test_a_target_that_refuses_is_left_out_and_named(
+        self, artefact: Artefact, dataset: Dataset, original: nn.Module
+    ) -> None:
+        class Refusing(EnergyTarget):
+            name: ClassVar[str] = "picky"
+
+            def cost(self, artefact: Artefact, inputs: NDArray[np.float32]) -> Cost:
+                raise TargetError("No, thanks.")
+
+        told: list[str] = []
+        targets = [Refusing(), EnergyTarget()]
+        record = evaluate(artefact, dataset, targets, original=original, refused=told.append)
+        assert told == ["picky is left out: No, thanks."]
+        assert [cost.target for cost in (*record.costs, *record.original_costs)] == ["energy_45nm"] * 2
+        with pytest.raises(TargetError, match="No, thanks"):
+            evaluate(artefact, dataset, targets)
 
     def test_an_artefact_without_a_recipe_has_no_history(self, artefact: Artefact, dataset: Dataset) -> None:
         record = evaluate(dataclasses.replace(artefact, provenance={}), dataset, [])

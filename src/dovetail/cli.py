@@ -193,7 +193,13 @@ def _write(compressed: "Compressed", network: "LoadedModel", targets: list["Targ
     artefact.save(out / "model.dvt")
     with messages.status("evaluating") as status:
         record = dovetail.evaluate(
-            artefact, dataset, targets, original=network.module, plans=compressed.plans, progress=status.update
+            artefact,
+            dataset,
+            targets,
+            original=network.module,
+            plans=compressed.plans,
+            progress=status.update,
+            refused=messages.print,
         )
     files.write_atomically(out / "record.json", record.to_json())
     page = dovetail.write_report([record], out)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dovetail.compression import Preview
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
-from dovetail.errors import DovetailError, ModelError
+from dovetail.errors import DovetailError, MissingPackageError, ModelError, TargetError
 from dovetail.formats import Format
 from dovetail.methods import METHODS
 from dovetail.methods.method import Kind, Plan, weight_tensors
@@ -168,6 +168,7 @@ def evaluate(
     split: SplitName = "test",
     limit: int | None = None,
     progress: Callable[[str], None] | None = None,
+    refused: Callable[[str], None] | None = None,
 ) -> Record:
     """Measure an artefact, and beside it the network it was made from.
 
@@ -177,10 +178,11 @@ def evaluate(
         plans: the steps that made it, by name, with their plans, for what each layer alone cost.
         limit: how many images of `split` to use, None for all.
         progress: told what is done next, in a few words.
+        refused: told of a target that cannot cost one of them and why, in a sentence; it is left out then.
 
     Raises:
         DataError: the data set does not fit the network.
-        TargetError: a target cannot cost the network.
+        TargetError, MissingPackageError: a target cannot cost the network, and `refused` is None.
     """
     tell = progress or (lambda _: None)
     places = [load_target(target) if isinstance(target, str) else target for target in targets]
@@ -191,16 +193,23 @@ def evaluate(
     )
     batch = next(iter(dataset.batches(split, dataset.fitting(COST_BATCH), limit=limit)))[0]
 
+    networks = [(artefact, "the artefact")]
     original_accuracy: float | None = None
-    original_costs: list[Cost] = []
     original_work: Work | None = None
     if original is not None:
         tell("accuracy of the original")
         original_accuracy = score(original, dataset, split, limit=limit, original=original)
-        uncompressed = freeze(original, batch)
-        original_costs = [_cost(target, uncompressed, batch, "the original", tell) for target in places]
-        original_work = work(uncompressed, batch)
-    costs = [_cost(target, artefact, batch, "the artefact", tell) for target in places]
+        networks.append((freeze(original, batch), "the original"))
+        original_work = work(networks[1][0], batch)
+    costs: list[list[Cost]] = []
+    for target in places:
+        try:
+            costs.append([_cost(target, network, batch, whose, tell) for network, whose in networks])
+        except (TargetError, MissingPackageError) as error:
+            if refused is None:
+                raise
+            refused(f"{target.name} is left out: {error}")
+    found, originals = (tuple(each[n] for each in costs if n < len(each)) for n in range(2))
 
     original_bytes, source = _float32_bytes(artefact, original)
     provenance = dict(artefact.provenance)
@@ -218,8 +227,8 @@ def evaluate(
         file_bytes=sum(artefact.parts().values()),
         bytes_by_part=_bytes_by_part(artefact),
         tensors=tuple(_tensor_record(name, tensor) for name, tensor in artefact.tensors.items()),
-        costs=tuple(costs),
-        original_costs=tuple(original_costs),
+        costs=found,
+        original_costs=originals,
         history=_history(provenance, original_bytes),
         sensitivities=tuple(_sensitivities(plans)),
         provenance=provenance,
@@ -228,7 +237,7 @@ def evaluate(
         original_work=original_work,
         speed=in_words(
             _kinds(provenance),
-            {cost.target: times for cost in costs if (times := _times(cost, original_costs))},
+            {cost.target: times for cost in found if (times := _times(cost, originals))},
             rounding=bool(artefact.activations),
         ),
         synthetic=dataset.synthetic,
