@@ -18,6 +18,7 @@ class CodeWeights final : public StoredWeights {
     if (shape.groups > 1)
       throw std::invalid_argument("weights as codes: groups have zeros between them, which have no code");
     for (std::int64_t i = 0; i < size(); ++i) put(position(i), codes[i]);
+    if (type == Type::uint8 && shape.inputs % 4) fill_up();
     if (type == Type::uint8) sum_rows();
   }
 
@@ -58,7 +59,17 @@ class CodeWeights final : public StoredWeights {
     }
   }
 
-  // With the channels that only fill up the last group: their inputs are the zero that the sums take out.
+  // The channels that only fill up a tap's last group: what they are multiplied with may be any number.
+  void fill_up() {
+    const Weight* zero = std::find(table_.data(), table_.data() + (1 << bits_), Weight(0));
+    if (zero == table_.data() + (1 << bits_))
+      throw std::invalid_argument("weights as codes: channels are filled up to a multiple of four, and no code is zero");
+    for (int block = 0; block < blocks(); ++block)
+      for (int tap = 0; tap < taps; ++tap)
+        for (int channel = shape_.inputs; channel < spans[block].count; ++channel)
+          for (int lane = 0; lane < lanes; ++lane) put({block, lane, tap, channel}, int(zero - table_.data()));
+  }
+
   void sum_rows() {
     std::vector<Weight> all(std::size_t(divide_up(columns(0), 4)) * 4 * lanes);
     for (int block = 0; block < blocks(); ++block) {

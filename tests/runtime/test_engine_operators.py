@@ -195,6 +195,16 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
               "f = Gather <axis=1> (e, last) g = Gather <axis=2> (x, odd) h = MatMul(g, w) "
               "i = Unsqueeze(f, one) y = Concat <axis=1> (h, i)",
               {"sizes": ints(2, 1, 3), "last": np.array(-1), "odd": ints(3, 1), "one": ints(1), "w": normal(2, 5)}),
+    "parts of what was turned": (
+        "N,8,6", "t = Transpose <perm=[0,2,1]> (x) a, b = Split <axis=2> (t, fours) p = Sigmoid(b) c = Mul(a, p) "
+        "s = Slice(x, zero, four, two) d, e = Split <axis=1> (s, fours) f = Relu(e) g = Add(d, f) "
+        "h = Transpose <perm=[0,2,1]> (c) y = Concat <axis=2> (h, g)",
+        {"fours": ints(4, 4), "zero": ints(0), "four": ints(3), "two": ints(2)},
+    ),
+    "heads of what was cut": ("N,8,12", "s = Slice(x, one, end, one) r = Reshape(s, heads) "
+        "q = Transpose <perm=[0,2,1,3]> (r) k = Transpose <perm=[0,2,3,1]> (r) m = MatMul(q, k) "
+        "p = Softmax <axis=3> (m) o = MatMul(p, q) t = Transpose <perm=[0,2,1,3]> (o) y = Reshape(t, flat)",
+        {"one": ints(1), "end": ints(8), "heads": ints(0, 7, 3, 4), "flat": ints(0, 7, 12)}),
     "heads in one": ("N,7,24", "a = Reshape(x, split) b = Transpose <perm=[2,0,3,1,4]> (a) "
         "q = Gather <axis=0> (b, zero) k = Gather <axis=0> (b, one) v = Gather <axis=0> (b, two) "
         "t = Transpose <perm=[0,1,3,2]> (k) s = MatMul(q, t) p = Softmax <axis=3> (s) o = MatMul(p, v) "
@@ -404,6 +414,23 @@ def test_on_codes(name: str) -> None:
     y, expected = session(x), in_onnxruntime(proto, x)
     np.testing.assert_allclose(y, expected, atol=1.01 * SCALE)
     assert (np.abs(y - expected) > 1e-5).mean() < 0.05
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (-1, 0, 1), (-2, -1, 1, 2)])
+@pytest.mark.parametrize("before", ["Sigmoid", "Exp"])
+def test_channels_that_fill_up_a_group_count_nothing(before: str, values: tuple[int, ...]) -> None:
+    """What makes something else than zero of the zeros there, and weights that may have no zero among them."""
+    rng = np.random.default_rng(0)
+    body = f"a = {before}(x) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) "
+    body += "v = DequantizeLinear <axis=1> (w, t) y = MatMul(d, v)"
+    weights = rng.choice(values, (10, 24)).astype(np.int8)
+    scales = {"s": np.float32(1 / 64), "z": np.uint8(0), "t": np.full(24, 0.01, np.float32)}
+    proto = model("N,10", body, {"w": weights, **scales})
+    x = rng.standard_normal((3, 10)).astype(np.float32)
+    expected = in_onnxruntime(proto, x)
+    stored = EngineSession.from_onnx(proto, 1, choose="stored")
+    assert any("codes" in row.kernel for row in stored.describe())
+    np.testing.assert_allclose(stored(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @settings(max_examples=60, deadline=None)

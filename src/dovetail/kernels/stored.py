@@ -164,10 +164,16 @@ def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
         raise DovetailError(f"{format.describe()} has no one table of 8 bits with a scale for each output")
     if sides[4] > 1:
         raise DovetailError("the kernel for codes takes no groups, whose outputs read no channels but their own")
-    table, scale = found.table, found.scale
+    table, scale, bits = found.table, found.scale, found.bits
     if integers:
         whole, step = _whole_multiples(table)
         table, scale = whole, scale * step
+        if sides[1] % 4 and not (table == 0).any():  # channels that fill up a group of four are multiplied by zero
+            table, bits = np.append(table, 0), max(bits, int(table.size).bit_length())
+            if bits > 8:
+                raise DovetailError(
+                    "of 256 codes none is zero, with which channels are filled up to a multiple of four"
+                )
     full: Array = np.zeros(256, np.int8 if integers else np.float32)
     full[: table.size] = table
     shape = (sides[0], sides[1], sides[2], sides[3])
@@ -177,7 +183,7 @@ def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
         full.dtype,
         np.broadcast_to(scale, shape[:1]).astype(np.float32),
         lambda: full[found.codes].reshape(shape),
-        lambda packer: packer.pack_codes(found.codes, found.bits, full, sides),
+        lambda packer: packer.pack_codes(found.codes, bits, full, sides),
     )
 
 

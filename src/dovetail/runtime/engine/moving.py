@@ -123,11 +123,13 @@ def gather(plan: Plan, node: Node) -> None:
 def split(plan: Plan, node: Node) -> None:
     axes = moved(plan, node.inputs[0]).axes
     place, start = node.attributes.get("axis", 0) % len(axes), 0
+    read = [output for output in node.outputs if output in plan.network.readers]
+    plan.network.readers[node.inputs[0]] += len(read) - 1  # once for each part
     for output in node.outputs:
         side = plan.network.known.whole[output][place]
         if side is None:
             raise Lacking("the batch is cut or put together")
-        if output in plan.network.readers:
+        if output in read:
             cut(plan, replace(node, outputs=(output,)), {place: Cut(start, 1, side)})
         start += side
 

@@ -161,7 +161,8 @@ class Plan:
             alike = view.layout is view.source_layout and self.shape(name) == self.shape(root)
             if not alike or self.network.readers.get(name) != 1:
                 return None
-        return self.growing(root)
+        elsewhere = (name for name, moved in self.moved.items() if moved.source == root)
+        return None if any(self.network.readers.get(name) != 1 for name in elsewhere) else self.growing(root)
 
     def extend(self, layer: Layer, output: str) -> None:
         """Let a layer make `output`, having taken in what comes between. It runs when all it reads is there."""
