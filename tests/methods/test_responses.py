@@ -1,15 +1,22 @@
 """Convolution as a matrix product at sampled positions, and values in the midst of a graph."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dovetail.methods import watching
+from dovetail.compression import compress
+from dovetail.data import load_dataset
+from dovetail.methods import METHODS, watching
+from dovetail.methods.budget import Budget
 from dovetail.methods.graph import symbolic
-from dovetail.methods.junctions import affine, computing, inverted, junctions, norm_after
+from dovetail.methods.junctions import affine, computing, inverted, junctions, norm_after, responses
 from dovetail.methods.responses import outputs, patches, values
+from dovetail.recipe import Recipe, RecipeStep
+from dovetail.workload import trace
 
 
 @st.composite
@@ -56,7 +63,8 @@ def test_patches_of_a_linear_layer_are_its_inputs(shape: tuple[int, ...]) -> Non
 
 
 def test_positions_do_not_depend_on_how_many_inputs_go_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 1)).eval()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 3, 1)).eval()
     inputs = torch.randn(30, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     found = []
     for batch in (7, 30):
@@ -113,10 +121,47 @@ def test_junctions_tell_norm_sum_and_relu() -> None:
 def test_values_in_the_midst_are_taken_before_they_are_overwritten() -> None:
     model, inputs = Residual().eval(), torch.randn(6, 2, 5, 5, generator=torch.Generator().manual_seed(1))
     network = symbolic(model)
-    own, last = values(computing(network, ["second", junctions(network)["second"].last]), inputs)
+    part = computing(network, ["second", junctions(network)["second"].last])
+    own, last = values(part, [model.second, model.second], inputs)
     assert torch.equal(own, outputs(model, ["second"], inputs)["second"])
     shortcut = outputs(nn.Sequential(model.first, model.norm, nn.ReLU()), ["2"], inputs)["2"]
     torch.testing.assert_close(last, own + shortcut)
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers over (N, H, W, C), as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.wide = nn.Conv2d(3, 12, 4, 4), nn.Linear(12, 48)
+        self.narrow, self.out = nn.Linear(48, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        x = self.narrow(self.wide(x).relu()) + x
+        result: Tensor = self.out(x.mean((1, 2)))
+        return result
+
+
+def test_linear_layers_over_a_picture_have_their_channels_last() -> None:
+    model, inputs = ChannelsLast().eval(), torch.randn(5, 3, 12, 16, generator=torch.Generator().manual_seed(1))
+    for path in ("wide", "narrow", "out"):
+        layer = model.get_submodule(path)
+        found = patches(model, path, inputs, positions=7) @ layer.weight.T + layer.bias
+        torch.testing.assert_close(found, outputs(model, [path], inputs, positions=7)[path])
+    own = responses(model, ["narrow"], inputs)["narrow"]
+    assert torch.equal(own.own, outputs(model, ["narrow"], inputs)["narrow"]) and own.offset.any()
+
+
+@pytest.mark.parametrize("name", ["channels", "lasso", "svd", "nonlinear"])
+def test_methods_fit_linear_layers_over_a_picture(name: str) -> None:
+    model, dataset = ChannelsLast().eval(), replace(load_dataset("noise", (3, 12, 16)), synthetic=False)
+    step = RecipeStep(method=METHODS[name](budget=Budget(macs=0.7)))
+    found = compress(model, dataset, Recipe(name="x", steps=(step,))).model
+    assert trace(found, dataset.example()).macs <= 0.7 * trace(model, dataset.example()).macs
+    x = dataset.example()
+    assert (found(x) - model(x)).norm() < 0.9 * model(x).norm()
 
 
 def test_affine_is_the_batch_normalisation() -> None:

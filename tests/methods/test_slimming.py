@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dovetail.errors import RecipeError
+from dovetail.errors import ModelError, RecipeError
 from dovetail.methods.constraint import constraints
 from dovetail.methods.method import Context
 from dovetail.methods.prune.slimming import Slimming
@@ -81,5 +81,8 @@ def test_coupled_channels_go_together_and_none_is_emptied() -> None:
 
 
 def test_bad_input() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 6, 3), nn.Flatten(), nn.Linear(384, 3))
+    with pytest.raises(ModelError, match=r"have a batch normalisation.*take the method channels"):
+        carried_out(Slimming(), plain.eval())
     with pytest.raises(RecipeError, match=r"slimming.sparsity must be a fraction in \(0, 1\), got 1.0"):
         Slimming(sparsity=1.0)

@@ -195,6 +195,14 @@ CASES: dict[str, tuple[str, str, dict[str, NDArray[np.generic]]]] = {
               "f = Gather <axis=1> (e, last) g = Gather <axis=2> (x, odd) h = MatMul(g, w) "
               "i = Unsqueeze(f, one) y = Concat <axis=1> (h, i)",
               {"sizes": ints(2, 1, 3), "last": np.array(-1), "odd": ints(3, 1), "one": ints(1), "w": normal(2, 5)}),
+    "larger by fractions": (
+        "N,3,12,9", 'a = Resize <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"> '
+        '(x, , fifths) b = Resize <mode="linear", coordinate_transformation_mode="align_corners"> (a, , thirds) '
+        'y = Resize <mode="nearest", coordinate_transformation_mode="half_pixel"> (b, , fifths)',
+        {"fifths": np.array([1, 1, 1.2, 2.4], np.float32), "thirds": np.array([1, 1, 1.3, 0.7], np.float32)},
+    ),
+    "from before the first, by a stranger": ("N,9,4", "y = Slice(x, start, end, one, back)",
+        {"start": ints(-10), "end": ints(-(2**40)), "one": ints(1), "back": ints(-1)}),
     "parts of what was turned": (
         "N,8,6", "t = Transpose <perm=[0,2,1]> (x) a, b = Split <axis=2> (t, fours) p = Sigmoid(b) c = Mul(a, p) "
         "s = Slice(x, zero, four, two) d, e = Split <axis=1> (s, fours) f = Relu(e) g = Add(d, f) "

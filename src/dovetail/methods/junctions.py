@@ -58,10 +58,12 @@ def responses(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[st
     network = _graph(model.eval())
     found = junctions(network) if network is not None else {}
     known = [path for path in paths if path in found]
-    names = list(dict.fromkeys(name for path in known for name in (found[path].own, found[path].last)))
+    sources = {name: path for path in known for name in (found[path].own, found[path].last)}
+    names = list(sources)
     sampled = {}
     if network is not None and known:
-        sampled = dict(zip(names, values(computing(network, names), inputs), strict=True))
+        layers = [model.get_submodule(path) for path in sources.values()]
+        sampled = dict(zip(names, values(computing(network, names), layers, inputs), strict=True))
     others = outputs(model, [path for path in paths if path not in found], inputs) if len(known) < len(paths) else {}
     model.train(training)
     result = {path: Responses(y, torch.zeros_like(y), relu=False) for path, y in others.items()}

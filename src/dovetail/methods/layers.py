@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dovetail.errors import ModelError
+from dovetail.methods.method import tied
 from dovetail.workload.trace import trace
 
 FACTORS = "dovetail_factors"
@@ -30,15 +31,16 @@ class Call:
 def called(model: nn.Module, example: Tensor, accepts: Callable[[nn.Module], bool]) -> dict[str, Call]:
     """The layers that `accepts` takes, by path and in the order of their first call on `example` (1, ...).
 
-    A layer that is constrained, that is a factor of a decomposed one, that is never called as a module (its weight is
-    read by other code), or whose class has a forward pass of its own (it may pad, say) is left out: it cannot be
-    replaced.
+    A layer that is constrained, that is a factor of a decomposed one, that shares a parameter with another one, that is
+    never called as a module (its weight is read by other code), or whose class has a forward pass of its own (it may
+    pad, say) is left out: it cannot be replaced.
     """
+    held = tied(model)
     factors = tuple(path + "." for path, module in model.named_modules() if hasattr(module, FACTORS))
     found: dict[str, Call] = {}
     handles = []
     for path, module in model.named_modules():
-        if path.startswith(factors) or parametrize.is_parametrized(module) or not accepts(module):
+        if path in held or path.startswith(factors) or parametrize.is_parametrized(module) or not accepts(module):
             continue
         if not type(module).forward.__module__.startswith("torch."):
             continue

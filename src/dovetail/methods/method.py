@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -127,7 +128,8 @@ class Method(ABC):
         Raises:
             ModelError: no layer matches.
         """
-        tensors = dict(weight_tensors(model))
+        held = tied(model) if self.kind == "prune" else set()
+        tensors = {path: weight for path, weight in weight_tensors(model) if path not in held}
         return {weight_name(path): tensors[path] for path in self.chosen(list(tensors))}
 
 
@@ -147,6 +149,15 @@ def weight_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim >= 2 and weight.is_floating_point():
             yield path, weight.detach()
+
+
+def tied(model: nn.Module) -> set[str]:
+    """The paths of modules that share a parameter: what changes one of them alone would store it twice."""
+    holders: dict[int, set[str]] = defaultdict(set)
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders[id(parameter)].add(path.partition("parametrizations.")[0].rstrip("."))
+    return {path for paths in holders.values() if len(paths) > 1 for path in paths}
 
 
 def nearest(pattern: str, paths: Sequence[str]) -> list[str]:

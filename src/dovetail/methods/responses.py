@@ -7,7 +7,7 @@ inputs and the same seed are sampled at the same positions, so their responses c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import torch
@@ -58,7 +58,8 @@ def outputs(
     places = Places(positions or positions_of(inputs), seed)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return _at(y, places.draw(path, y))
+        rows = rows_of(layer, y)
+        return _at(rows, places.draw(path, rows))
 
     return _collect(model, list(paths), inputs, sample)
 
@@ -82,6 +83,7 @@ def patches(model: nn.Module, path: str, inputs: Tensor, *, positions: int | Non
     places = Places(positions or positions_of(inputs), seed)
 
     def sample(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x, y = with_positions(layer, x, y)
         return patches_at(layer, x, y, places.draw(path, y))
 
     return _collect(model, [path], inputs, sample)[path]
@@ -94,12 +96,32 @@ def patches_at(layer: nn.Module, x: Tensor, y: Tensor, chosen: Tensor) -> Tensor
     return _at(x, chosen)
 
 
-def values(part: nn.Module, inputs: Tensor, *, positions: int | None = None, seed: int = 0) -> list[Tensor]:
-    """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T)."""
-    places = Places(positions or positions_of(inputs), seed)
+def values(part: nn.Module, layers: Sequence[nn.Module], inputs: Tensor) -> list[Tensor]:
+    """What `part` of a network in eval mode (`junctions.computing`) returns at sampled positions, each (n, T).
+
+    `layers`: of each value the layer that it comes from, which says where its channels are.
+    """
+    places = Places(positions_of(inputs))
+    found: list[list[Tensor]] = []
     with torch.no_grad():
-        found = [[_at(y, places.draw(number, y)) for number, y in enumerate(part(x))] for x in batches(part, inputs)]
+        for x in batches(part, inputs):
+            rows = [rows_of(layer, y) for layer, y in zip(layers, part(x), strict=True)]
+            found.append([_at(y, places.draw(number, y)) for number, y in enumerate(rows)])
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
+
+
+def with_positions(layer: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer reads and answers, those of a linear one as (N, positions, ...)."""
+    return (x.reshape(len(x), -1, x.shape[-1]), rows_of(layer, y)) if isinstance(layer, nn.Linear) else (x, y)
+
+
+def rows_of(layer: nn.Module, y: Tensor) -> Tensor:
+    """Answers (N, T, ...) of a convolution or (N, ..., T) of a linear layer, or a row of them, as (N, positions, T)."""
+    while isinstance(layer, nn.Sequential) and len(layer):
+        layer = layer[-1]
+    if isinstance(layer, nn.Linear):
+        return y.reshape(len(y), -1, y.shape[-1])
+    return y.flatten(2).transpose(1, 2)
 
 
 def _collect(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
-from dovetail.errors import DataError
+from dovetail.errors import DataError, ModelError
 from dovetail.train.placing import channels_last, device_of, placed
 
 Predict = Callable[[Tensor], Tensor]
@@ -39,6 +39,9 @@ def score(
                     raise DataError(f"data set {dataset.name} has no labels: scoring on it needs the original network")
                 targets = original(_on_device_of(original, inputs))
             outputs = predict(_on_device_of(predict, inputs))
+            if not isinstance(outputs, Tensor):
+                gives = type(outputs).__name__
+                raise ModelError(f"a network that gives one tensor is expected, this one gives a {gives}")
             total += float(dataset.task.score(outputs, targets.to(outputs.device)).sum())
             count += len(inputs)
     if count == 0:

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from dovetail.errors import ModelError
 from dovetail.methods.channels import rule_tables
 from dovetail.methods.channels.labels import Array, Classes, Labels, compact, constant, from_tensor
+from dovetail.methods.method import tied
 
 Kind = Literal["plain", "moves", "pads", "routes", "computes"]
 """What a node does: no channels in its result; moves data; pads; is a Route; anything else."""
@@ -33,6 +34,7 @@ class Walk(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
+        self.tied = tied(graph)
         self.classes = Classes()
         self.labels: dict[fx.Node, Any] = {}
         """Labels, or a tuple of them, for each node; None for nodes without channels."""
@@ -88,7 +90,9 @@ class Walk(fx.Interpreter):
     def _module(self, n: fx.Node, value: Any) -> Any:
         path, module = str(n.target), self.fetch_attr(str(n.target))
         if parametrize.is_parametrized(module):
-            return self.unknown(n, value, f"the weight of {path} is constrained by a method")
+            return self.unknown(n, value, f"the weight of {path} is parametrized, by a method or its own code")
+        if path in self.tied:
+            return self.unknown(n, value, f"{path} shares a parameter with another layer")
         if not n.all_input_nodes:
             held = [name for name, tensor in module.named_buffers() if tensor.shape == value.shape]
             return self.read(f"{path}.{held[0]}", value) if held else blank(value)

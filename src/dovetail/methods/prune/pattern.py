@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import RecipeError
 from dovetail.methods.budget import Budget
-from dovetail.methods.method import Context, Kind, Method, Plan, check, weight_name
+from dovetail.methods.method import Context, Kind, Method, Plan, check, tied, weight_name
 from dovetail.methods.prune.counts import Sizes, check_budget, measure
 from dovetail.methods.prune.magnitude import restrict
 from dovetail.methods.prune.sensitivity import largest, least_loss, scan, weight_errors
@@ -68,8 +68,9 @@ class Pattern(Method):
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights of 3x3 convolutions that this method takes, by name."""
-        modules = dict(model.named_modules())
-        paths = [path for path, module in modules.items() if isinstance(module, nn.Conv2d) and _is_3x3(module)]
+        modules, held = dict(model.named_modules()), tied(model)
+        pictures = {path: module for path, module in modules.items() if isinstance(module, nn.Conv2d)}
+        paths = [path for path, module in pictures.items() if _is_3x3(module) and path not in held]
         tensors = {path: modules[path].weight for path in self.chosen(paths)}
         return {weight_name(path): tensor.detach() for path, tensor in tensors.items()}
 

@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dovetail.errors import ModelError
 from dovetail.methods.channels.channels import chosen_groups, least_important, removed_in, with_removed
 from dovetail.methods.channels.groups import Dependencies, Group, dependencies
 from dovetail.methods.channels.repair import take_out
@@ -82,11 +83,17 @@ class Slimming(Method):
     def plan(self, model: nn.Module, context: Context) -> Plan:
         found = dependencies(model, context.example)
         groups = chosen_groups(self, found)
-        return {
+        plan: Plan = {
             name: {"units": group.size, "norms": norms}
             for name, group in groups.items()
             if (norms := _norms(found, group))
         }
+        if not plan:
+            raise ModelError(
+                f"{self.name}: no channels that can go have a batch normalisation, whose scales tell which matter; "
+                "take the method channels instead"
+            )
+        return plan
 
     def refine(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> Plan:
         if stage == 0:

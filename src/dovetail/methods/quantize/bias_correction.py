@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.quantize.fold_norms import bias_of, scale_weight
-from dovetail.methods.quantize.observation import Seen, rows_of
+from dovetail.methods.quantize.observation import Seen
 from dovetail.methods.quantize.uniform import Uniform
+from dovetail.methods.responses import rows_of
 from dovetail.methods.watching import after_layers
 
 LARGEST_CHANGE = 2.0

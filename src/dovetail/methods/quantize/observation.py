@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import DataError
 from dovetail.methods.quantize.fold_norms import Layer
-from dovetail.methods.responses import Places, patches_at, positions_of
+from dovetail.methods.responses import Places, patches_at, positions_of, rows_of, with_positions
 from dovetail.methods.watching import after_layers, require_finite_inputs
 
 VALUES = 2**16
@@ -86,18 +86,6 @@ def observe(model: nn.Module, paths: Sequence[str], inputs: Tensor) -> dict[str,
     finally:
         handle.remove()
     return {path: _summary(found[path]) for path in paths if path in found}
-
-
-def with_positions(layer: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer reads and answers, those of a linear one as (N, positions, ...)."""
-    return (x.reshape(len(x), -1, x.shape[-1]), rows_of(layer, y)) if isinstance(layer, nn.Linear) else (x, y)
-
-
-def rows_of(layer: nn.Module, y: Tensor) -> Tensor:
-    """Outputs (N, T, ...) of a convolution or (N, ..., T) of a linear layer as (N, positions, T)."""
-    if isinstance(layer, nn.Linear):
-        return y.reshape(len(y), -1, y.shape[-1])
-    return y.flatten(2).transpose(1, 2)
 
 
 def _summary(held: _Gathered) -> Seen:

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.methods.quantize.bias_correction import restored
-from dovetail.methods.quantize.observation import Seen, with_positions
+from dovetail.methods.quantize.observation import Seen
 from dovetail.methods.quantize.uniform import Uniform
 from dovetail.methods.reconstruction import normal_equations
-from dovetail.methods.responses import patches_at
+from dovetail.methods.responses import patches_at, with_positions
 from dovetail.methods.watching import after_layers
 
 RIDGE = 1e-3

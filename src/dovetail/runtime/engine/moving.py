@@ -101,6 +101,8 @@ def slice_axes(plan: Plan, node: Node) -> None:
         if side is None:
             raise Lacking("the batch is cut or put together")
         places = range(side)[start:end:step]
+        if not places and start < -side:
+            raise Lacking("a slice that begins before its axis")  # which ONNX begins with the first place
         cuts[axis % len(sides)] = Cut(places.start, places.step, len(places))
     cut(plan, node, cuts)
 
@@ -236,16 +238,20 @@ def resize(plan: Plan, node: Node) -> None:
 
 
 def _coordinate(i: int, sides: tuple[int, int], scale: float, mode: str) -> float:
+    """In float32 as ONNX Runtime has it: 6 / 1.2 is a place, but not in float64 with the float32 nearest to 1.2.
+
+    `align_corners` goes by the sides that there are, as PyTorch does too, where ONNX's reference has side * scale.
+    """
+    place, factor, half = np.float32(i), np.float32(scale), np.float32(0.5)
     match mode:
         case "half_pixel":
-            return (i + 0.5) / scale - 0.5
+            return float((place + half) / factor - half)
         case "pytorch_half_pixel":
-            return (i + 0.5) / scale - 0.5 if sides[1] > 1 else 0.0
+            return float((place + half) / factor - half) if sides[1] > 1 else 0.0
         case "asymmetric":
-            return i / scale
+            return float(place / factor)
         case "align_corners":
-            last = scale * sides[0] - 1
-            return i * (sides[0] - 1) / last if sides[1] > 1 and last > 0 else 0.0
+            return float(place * np.float32(sides[0] - 1) / np.float32(sides[1] - 1)) if sides[1] > 1 else 0.0
     raise Lacking(f"resizing by coordinates {mode}")
 
 
