@@ -29,8 +29,10 @@ STEPS_FIRST = {"GRU", "LSTM"}
 RUN_OTHERWISE = {
     "test_averagepool_2d_ceil_last_window_starts_on_pad",
     "test_resize_downsample_scales_cubic_align_corners",
+    "test_resize_downsample_scales_linear_align_corners",
 }
-"""Of these ONNX Runtime, to which they are left, computes something else than ONNX says: by 6e-5, and by 1.05 in 10."""
+"""Of these ONNX Runtime computes something else than ONNX says: by 6e-5, by 1.05 in 10, by 0.9 in 4. The first two are
+left to it; the last is computed as it, and PyTorch, have it: by the sides that there are, not by side * scale."""
 
 
 @cache
