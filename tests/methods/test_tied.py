@@ -8,6 +8,7 @@ from dovetail.compression import compress
 from dovetail.data import load_dataset
 from dovetail.errors import DovetailError
 from dovetail.methods import METHODS
+from dovetail.methods.constraint import bake
 from dovetail.methods.method import tied
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import freeze
@@ -37,6 +38,16 @@ def test_who_shares() -> None:
     nn.utils.parametrizations.spectral_norm(model.d)
     model.out.bias = model.a.bias
     assert tied(model) == {"a", "b", "c", "out"}
+
+
+@pytest.mark.parametrize("name", ["ptq", "dynamic_fixed_point", "twn", "bwn", "admm", "weight_sharing"])
+def test_what_is_shared_is_stored_once(name: str) -> None:
+    model, dataset = Tied().eval(), load_dataset("noise", (1, 12, 12))
+    recipe = Recipe(name=name, steps=(RecipeStep(method=METHODS[name]()),))
+    found = bake(compress(model, dataset, recipe).model)
+    assert found.b.weight is found.c.weight
+    before, after = (freeze(network, dataset.example()) for network in (model, found))
+    assert len(after.tensors) == len(before.tensors)
 
 
 @pytest.mark.parametrize("name", STRUCTURAL)

@@ -96,17 +96,23 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose constrained weights are plain parameters holding the effective weights."""
+    """A copy of `model` whose constrained weights are plain parameters holding the effective weights.
+
+    Layers that share a weight go on doing so where their constraints make the same of it.
+    """
     plain = copy.deepcopy(model)
+    baked: dict[object, nn.Parameter] = {}  # by the parameter that they were computed from
     for module in plain.modules():
         if not parametrize.is_parametrized(module):
             continue
         parametrizations = module.parametrizations
         assert isinstance(parametrizations, nn.ModuleDict)
         weights = {tensor_name: getattr(module, tensor_name).detach().clone() for tensor_name in parametrizations}
+        sources = {tensor_name: next(held.parameters(), held) for tensor_name, held in parametrizations.items()}
         # Not parametrize.remove_parametrizations: it deletes the property from the class, which a copy shares.
         del module.parametrizations
         module.__class__ = module.__class__.__bases__[0]
         for tensor_name, weight in weights.items():
-            module.register_parameter(tensor_name, nn.Parameter(weight))
+            known = baked.setdefault(sources[tensor_name], nn.Parameter(weight))
+            module.register_parameter(tensor_name, known if torch.equal(known, weight) else nn.Parameter(weight))
     return plain
