@@ -119,7 +119,7 @@ def rows_of(layer: nn.Module, y: Tensor) -> Tensor:
     """Answers (N, T, ...) of a convolution or (N, ..., T) of a linear layer, or a row of them, as (N, positions, T)."""
     while isinstance(layer, nn.Sequential) and len(layer):
         layer = layer[-1]
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or y.ndim == 2:
         return y.reshape(len(y), -1, y.shape[-1])
     return y.flatten(2).transpose(1, 2)
 
