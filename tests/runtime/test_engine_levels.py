@@ -15,7 +15,9 @@ from tests.runtime.planned_networks import planned
 from tests.runtime.quantised_networks import chain, frozen, quantise, residual
 from tests.runtime.test_engine_operators import model
 
+import dovetail
 from dovetail import _native
+from dovetail.errors import DovetailError
 from dovetail.networks.mobilenet import MobileNetV2
 from dovetail.runtime import Artefact, Session, freeze
 
@@ -100,3 +102,11 @@ def test_floats_are_those_of_onnx_runtime(folder: Path, answers: dict[str, Answe
 def test_nan_that_arises_inside_gets_a_code(answers: dict[str, Answers], level: str) -> None:
     """The lowest; only at a network's input is it refused."""
     np.testing.assert_allclose(answers[level]["nan.onnx 33"], np.full((33, 6), -0.3, np.float32))
+
+
+def test_a_level_that_the_processor_lacks_is_not_the_network_s_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOVETAIL_ISA", "vax")
+    with pytest.raises(DovetailError, match=r"^DOVETAIL_ISA is vax, but this processor runs .*plain\.$"):
+        dovetail.load(folder / "mobilenet.dvt")
