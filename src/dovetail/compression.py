@@ -27,7 +27,7 @@ from dovetail.data.dataset import SplitName
 from dovetail.errors import RecipeError
 from dovetail.formats import Float, Layout
 from dovetail.methods import Method
-from dovetail.methods.constraint import bake, layouts
+from dovetail.methods.constraint import bake, layouts, to_compress
 from dovetail.methods.method import Context, Plan
 from dovetail.methods.output_errors import planned
 from dovetail.methods.watching import require_finite_inputs
@@ -144,7 +144,7 @@ def preview(model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency
     `compress` plans a step on the model as retrained by then, so that its later plans may differ from these.
     """
     context = planning_context(dataset, model, latency)
-    changed = copy.deepcopy(model).eval()
+    changed = to_compress(model)
     steps = []
     for method in (step.method for step in recipe.steps):
         plan = planned(method, changed, context)
@@ -187,8 +187,7 @@ class _Run:
         progress: Progress | None,
         name: str,
     ) -> None:
-        self.original = copy.deepcopy(model).eval()
-        self.model = copy.deepcopy(model).eval()
+        self.original, self.model = to_compress(model), to_compress(model)
         self.dataset, self.recipe, self.seed, self.max_drop = dataset, recipe, seed, max_drop
         self.judge, self.folder, self.progress, self.name = judge, folder, progress, name
         self.plans: dict[str, Plan] = {}
@@ -324,7 +323,7 @@ def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | N
     Where nothing but the original says what is right, and validation images are few, the loss is on training images.
     Synthetic data are no data: a method then measures weights.
     """
-    original = copy.deepcopy(original).eval()
+    original = to_compress(original)
     unlabelled = dataset.task.targets_from_original
     few = len(dataset.validation) < min(PROBE_IMAGES, len(dataset.train)) and not dataset.synthetic
     batches = [

@@ -13,7 +13,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from dovetail.formats import Layout
 
@@ -98,9 +100,10 @@ def layouts(model: nn.Module) -> dict[str, Layout]:
 def bake(model: nn.Module) -> nn.Module:
     """A copy of `model` whose constrained weights are plain parameters holding the effective weights.
 
-    Layers that share a weight go on doing so where their constraints make the same of it.
+    So are those that torch's own parametrisations, or its older hooks for weight and spectral norms, compute. Layers
+    that share a weight go on doing so where their constraints make the same of it.
     """
-    plain = copy.deepcopy(model)
+    plain = _without_hooks(model)
     baked: dict[object, nn.Parameter] = {}  # by the parameter that they were computed from
     for module in plain.modules():
         if not parametrize.is_parametrized(module):
@@ -116,3 +119,26 @@ def bake(model: nn.Module) -> nn.Module:
             known = baked.setdefault(sources[tensor_name], nn.Parameter(weight))
             module.register_parameter(tensor_name, known if torch.equal(known, weight) else nn.Parameter(weight))
     return plain
+
+
+def to_compress(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that methods can take: with parameters for the weights that torch's norms compute.
+
+    Where other methods have been, their constraints stay.
+    """
+    copied = _without_hooks(model).eval()
+    return copied if any(constraints(copied)) else bake(copied)
+
+
+def _without_hooks(model: nn.Module) -> nn.Module:
+    """A copy in which no hook computes a weight before each call, which was for training."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    copied = copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    for module in copied.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+    return copied
