@@ -121,6 +121,8 @@ void bind_trials(nb::module_& m) {
       .def("run", &engine::Trial::run, nb::call_guard<nb::gil_scoped_release>());
   m.def("convolution_trial", &convolution_trial);
   m.def("levels", &engine::levels, "The instruction sets that this processor has kernels for, the best first.");
+  m.def("level", [] { return std::string(engine::primitives().name); },
+        "The one in use. A ValueError if DOVETAIL_ISA names one that this processor lacks.");
 }
 
 // What it refuses is std::invalid_argument or std::domain_error: a ValueError.

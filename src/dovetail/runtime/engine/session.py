@@ -147,7 +147,10 @@ class EngineSession:
         self, model: OpenModel, threads: int, pack: Packing, operators: Mapping[str, Translate] = OPERATORS
     ) -> None:
         """Without `operators` one plan is for all shapes, and all of it ONNX Runtime's."""
-        _check_level()
+        try:
+            _native.level()
+        except ValueError as error:  # else it would seem to be the network that the engine refuses
+            raise DovetailError(f"{error}.") from None
         self.packing = pack
         self._model = OpenModel(model.proto, model.constants.joined({}))  # as it was: reading notes constants
         self._planned: dict[Shapes, EngineSession] = {}
@@ -298,13 +301,6 @@ def checked_threads(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise DovetailError(f"A session runs on 1 to {MOST_THREADS} threads, got threads={threads!r}.")
     return threads
-
-
-def _check_level() -> None:
-    """DovetailError if the environment asks for instructions that this processor lacks."""
-    level, known = os.environ.get("DOVETAIL_ISA"), _native.levels()
-    if level and level not in known:
-        raise DovetailError(f"DOVETAIL_ISA is {level}, but this processor runs {', '.join(known)}.")
 
 
 def _build(plan: Plan, threads: int, pack: Packing) -> list[NativeStage | ForeignStage]:
