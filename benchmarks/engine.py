@@ -26,6 +26,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,26 +158,39 @@ def _input_shape(standard: Path) -> list[int]:
 
 def compared(workers: dict[str, Worker], kind: str, rounds: int) -> dict[str, Any]:
     """What was measured, by runtime."""
+    rows, timed = agreement(workers, kind)
+    bursts = in_turns(timed, rounds)
+    for name, own in bursts.items():
+        rows[name] |= spread("ms", 1e3 * np.concatenate(own)) | spread("ratio", ratios(bursts["dovetail"], own))
+    return rows
+
+
+def agreement(workers: dict[str, Worker], kind: str) -> tuple[dict[str, Any], dict[str, Worker]]:
+    """How far each runtime's answers are from the engine's, and the workers that may be timed."""
     own = workers["dovetail"]
-    tolerance = RELATIVE_TOLERANCE if kind == "float32" else INTEGER_TOLERANCE
-    largest = {
-        name: relative_difference(own.outputs, worker.outputs, quantised=False) for name, worker in workers.items()
-    }
-    differences = {name: most_differ_by(own.outputs, worker.outputs) for name, worker in workers.items()}
-    counts = largest if kind == "float32" else differences
-    timed = {name: worker for name, worker in workers.items() if counts[name] <= tolerance}
+    rows: dict[str, Any] = {"tolerance": RELATIVE_TOLERANCE if kind == "float32" else INTEGER_TOLERANCE}
+    timed = {}
+    for name, worker in workers.items():
+        largest = relative_difference(own.outputs, worker.outputs, quantised=False)
+        most = most_differ_by(own.outputs, worker.outputs)
+        rows[name] = worker.facts | {"difference": most, "largest_difference": largest}
+        if (largest if kind == "float32" else most) <= rows["tolerance"]:
+            timed[name] = worker
+    return rows, timed
+
+
+def in_turns(timed: Mapping[str, Worker], rounds: int) -> dict[str, list[list[float]]]:
+    """The seconds of the calls in each burst: every worker has one a round, in this order and backwards by turns."""
     bursts: dict[str, list[list[float]]] = {name: [] for name in timed}
     for turn in range(rounds):
         for name in sorted(timed, reverse=bool(turn % 2)):
             bursts[name].append(timed[name].burst())
-    rows: dict[str, Any] = {"tolerance": tolerance}
-    for name, worker in workers.items():
-        rows[name] = worker.facts | {"difference": differences[name], "largest_difference": largest[name]}
-        if name in timed:
-            rows[name] |= spread("ms", 1e3 * np.concatenate(bursts[name]))
-            ratios = [np.median(b) / np.median(a) for a, b in zip(bursts["dovetail"], bursts[name], strict=True)]
-            rows[name] |= spread("ratio", np.array(ratios))
-    return rows
+    return bursts
+
+
+def ratios(own: list[list[float]], others: list[list[float]]) -> np.ndarray:
+    """How many times as long the others took, burst by burst."""
+    return np.array([np.median(other) / np.median(mine) for mine, other in zip(own, others, strict=True)])
 
 
 def most_differ_by(expected: np.ndarray, found: np.ndarray) -> float:

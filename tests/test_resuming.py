@@ -18,7 +18,7 @@ from dovetail.runtime import freeze
 from dovetail.train import Training
 
 CHAINS = [("svd", "magnitude"), ("tucker2",), ("penni",), ("channels",), ("channels", "svd", "weight_sharing")]
-CHAINS += [("slimming",), ("lasso", "magnitude"), ("smartdeal",), ("penni that shrinks",)]
+CHAINS += [("slimming",), ("depth", "channels"), ("lasso", "magnitude"), ("smartdeal",), ("penni that shrinks",)]
 KNOWN = {**METHODS, "penni that shrinks": partial(Penni, threshold=1.5)}
 BRIEF = Training(epochs=2, batch_size=16, learning_rate=0.01, distillation=0.5)
 
@@ -27,10 +27,18 @@ class Killed(BaseException):
     """As if the process had ended."""
 
 
+class Around(nn.Sequential):
+    """Layers in a row, and a way around them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, stride=2, bias=False),
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(),
+        Around(nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12)), nn.Conv2d(12, 16, 3, stride=2, bias=False),
         nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4),
     ).eval()  # fmt: skip
 

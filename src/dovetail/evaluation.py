@@ -281,7 +281,7 @@ def in_words(
         return "Whether latency falls was not looked at."
     found = ", ".join(f"{factor:.2f} on {target}" for target, factor in times.items())
     if min(times.values()) >= FASTER:
-        return f"Latency falls, for the layers themselves are smaller; speed-up: {found}."
+        return f"Latency falls, for the layers themselves are smaller or fewer; speed-up: {found}."
     more = ""
     if layers is not None and layers[1] > layers[0]:
         more = f", and {layers[1]} layers have more of it than {layers[0]}"

@@ -22,13 +22,21 @@ PICTURES = torch.randn(16, 2, 9, 9, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(16) % 3
 
 
+class Around(nn.Sequential):
+    """Layers in a row, and a way around them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
+    branch = Around(nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 12, 1))
     model = nn.Sequential(
-        nn.Conv2d(2, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3, bias=False), nn.BatchNorm2d(16),
-        nn.ReLU(), nn.Flatten(), nn.Linear(400, 3),
+        nn.Conv2d(2, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), branch, nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(12, 12, 1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(108, 3),
     )  # fmt: skip
-    for norm in (model[1], model[4]):  # as trained ones: no two channels alike, none at the kink of its ReLU
+    for norm in (model[1], branch[1]):  # as trained ones: no two channels alike, none at the kink of its ReLU
         nn.init.normal_(norm.weight, 1, 0.3)
         nn.init.normal_(norm.bias, 0, 0.3)
     return model
@@ -118,7 +126,7 @@ class TestEveryMethod:
         assert loss(rebuilt) == loss(model)
 
     def test_takes_the_layers_asked_for_and_no_others(self, method: Method) -> None:
-        only = type(method)(layers=("3",))
+        only = type(method)(layers=("3.0",))
         before, after = network(), carried_out(only, network())
         held = {name for name, _ in constraints(after)}
         changed = {name for name, tensor in before.named_parameters() if not same_tensor(after, name, tensor)}
@@ -128,14 +136,14 @@ class TestEveryMethod:
             for path, module in before.named_modules()
             if hasattr(module, "weight") and type(there.get(path)) is not type(module)
         }
-        assert any(name.startswith("3") for name in held | changed)
+        assert any(name.startswith("3.0") for name in held | changed)
         # Whoever takes channels away from a layer takes them from the next one's weight too.
-        allowed = ("3", "4", "7") if method.kind == "shrink" else ("3", "4") if method.name in FOLDING else ("3",)
+        allowed = ("3",) if method.kind == "shrink" else ("3.0", "3.1") if method.name in FOLDING else ("3.0",)
         assert all(name.startswith(allowed) for name in held | {name for name in changed if name.endswith("weight")})
 
     def test_says_when_no_layer_matches(self, method: Method) -> None:
         nowhere = type(method)(layers=("encoder.*",))
-        with pytest.raises(ModelError, match=r"no layer matches \['encoder.\*'\]; .*'3'"):
+        with pytest.raises(ModelError, match=r"no layer matches \['encoder.\*'\]; .*'3.0'"):
             nowhere.plan(network(), CONTEXT)
         with pytest.raises(ModelError, match=r"none that it could take|no channels of this network"):
             method.plan(torch.nn.ReLU(), CONTEXT)
@@ -172,7 +180,7 @@ class TestEveryMethod:
             if (held := find(model, name, PowersTimesBasis)) is not None:
                 # It prunes rows of coefficients; other zeros are sums that happen to be zero.
                 zero[name] = held.slices.join((~held.mask).all(2, keepdim=True).expand(held.mask.shape))
-                assert zero[name].any() or name != "7.weight"
+                assert zero[name].any() or name != "9.weight"
             if (
                 hybrid := find(model, name, HybridKernels)
             ) is not None:  # sums of whole kernels, of those that are left
@@ -216,7 +224,7 @@ class TestEveryMethod:
             if (first.kind, method.kind) in ILLEGAL:
                 continue
             before = carried_out(first(), network())
-            if first.kind == method.kind == "rebuild" and not takes_any(method, before):
+            if first.kind in ("shrink", "rebuild") and not takes_any(method, before):
                 continue
             model = carried_out(method, before)
             effective = dict(bake(model).named_parameters())

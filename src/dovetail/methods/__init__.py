@@ -5,7 +5,7 @@ from dovetail.methods.entropy_coding import EntropyCoding
 from dovetail.methods.factorize import BlockConvolution, Escalate, Penni, SmartDeal
 from dovetail.methods.lowrank import BlockTerm, Cp, Nonlinear, Svd, Tucker2
 from dovetail.methods.method import Method
-from dovetail.methods.prune import NM, Complementary, Lasso, Magnitude, Obd, Pattern, Slimming
+from dovetail.methods.prune import NM, Complementary, Depth, Lasso, Magnitude, Obd, Pattern, Slimming
 from dovetail.methods.quantize import (
     Admm,
     BinaryMaps,
@@ -29,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
         Channels,
         Slimming,
         Lasso,
+        Depth,
         BlockConvolution,
         Svd,
         Nonlinear,
@@ -74,6 +75,7 @@ __all__ = [
     "Channels",
     "Complementary",
     "Cp",
+    "Depth",
     "DynamicFixedPoint",
     "EntropyCoding",
     "Escalate",

@@ -20,8 +20,9 @@ Plan = dict[str, dict[str, Any]]
 
 
 Kind = Literal["shrink", "rebuild", "prune", "share", "code"]
-"""What a method does to a layer: takes channels away, puts other layers in its place, sets weights to zero, restricts
-the weights' values, or codes them for storage. Steps of a recipe go in this order (`recipe.check_chain`)."""
+"""What a method does to a layer: takes its channels or all of it away, puts other layers in its place, sets weights to
+zero, restricts the weights' values, or codes them for storage. Steps of a recipe go in this order
+(`recipe.check_chain`)."""
 
 KINDS: tuple[Kind, ...] = ("shrink", "rebuild", "prune", "share", "code")
 

@@ -204,10 +204,10 @@ def leaking(model: nn.Module, paths: Collection[str]) -> nn.Module:
 
 
 def shape_preserving(model: nn.Module, example: Tensor) -> set[str]:
-    """The paths of the layers whose products have the shape of what they read."""
-    return {
-        operation.name
-        for operation in trace(model, example[:1]).operations
-        if operation.kind in ("conv", "matmul")
-        and len({operand.shape for operand in operation.operands if operand.role in ("input", "output")}) == 1
-    }
+    """The paths of the layers all of whose products have the shape of what they read."""
+    keep: dict[str, bool] = {}
+    for operation in trace(model, example[:1]).operations:
+        if operation.kind in ("conv", "matmul"):
+            shapes = {operand.shape for operand in operation.operands if operand.role in ("input", "output")}
+            keep[operation.name] = keep.get(operation.name, True) and len(shapes) == 1
+    return {name for name, kept in keep.items() if kept}
