@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,10 @@ class TestPlan:
         model = network()
         with pytest.raises(RecipeError, match=r"macs = 0\.01 cannot be met: 0\.\d+ is what is left"):
             Depth(budget=Budget(macs=0.01)).plan(model, context(model))
+
+    def test_latencies_that_vary_end_with_all_that_can_go(self) -> None:
+        """The network was fast enough when the budget was checked, and never again."""
+        model, seconds = network(), iter((1.0, 0.1))
+        case = replace(context(model, distance(model)), latency=lambda model, example: next(seconds, 1.0))
+        found = removed(Depth(budget=Budget(latency=0.5)), model, case)
+        assert found == [f"blocks.{number}.conv1" for number in range(5)]

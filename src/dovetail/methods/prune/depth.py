@@ -99,11 +99,13 @@ class Depth(Method):
         removed: dict[str, float] = {}
         rises: dict[str, float] = {}
         gone: list[Branch] = []
-        while self._cost(without(network, gone), context) > wanted:
+        while self._cost(rest := without(network, gone), context) > wanted:
             there = needed(network, gone)
             left = {name: each for name, each in candidates.items() if name not in removed and each.total in there}
+            if not left:
+                break  # a latency that was measured a second time
             if len(removed) < scans:
-                loss = judge(without(network, gone))
+                loss = judge(rest)
                 rises = {name: judge(without(network, [*gone, each])) - loss for name, each in left.items()}
             name = min(left, key=lambda name: (max(0.0, rises[name]) + TIE) / max(saved[name], 1e-30))
             removed[name] = rises[name]
