@@ -90,16 +90,18 @@ class Depth(Method):
         wanted: float,
         context: Context,
     ) -> dict[str, float]:
-        """The branches that go, in turn, and what the loss rises by: always the one that loses least for what it saves.
+        """The branches that go, and what the loss rises by without each alone.
 
-        All that are left are measured again after each, as often as can be afforded; then the last rises are kept to.
+        Always the one goes that loses least for what it saves. All that are left are measured again after each, as
+        often as can be afforded; then the last rises are kept to.
         """
         judge = context.probe or partial(_lost_weight, network)
         scans = context.probes(network, len(candidates))
-        removed: dict[str, float] = {}
+        removed: dict[str, Branch] = {}
+        alone: dict[str, float] = {}
         rises: dict[str, float] = {}
-        gone: list[Branch] = []
-        while self._cost(rest := without(network, gone), context) > wanted:
+        while self._cost(rest := without(network, removed.values()), context) > wanted:
+            gone = list(removed.values())
             there = needed(network, gone)
             left = {name: each for name, each in candidates.items() if name not in removed and each.total in there}
             if not left:
@@ -107,10 +109,10 @@ class Depth(Method):
             if len(removed) < scans:
                 loss = judge(rest)
                 rises = {name: judge(without(network, [*gone, each])) - loss for name, each in left.items()}
+                alone = alone or rises
             name = min(left, key=lambda name: (max(0.0, rises[name]) + TIE) / max(saved[name], 1e-30))
-            removed[name] = rises[name]
-            gone.append(candidates[name])
-        return removed
+            removed[name] = candidates[name]
+        return {name: alone[name] for name in removed}
 
     def _cost(self, network: nn.Module, context: Context) -> float:
         match self.budget.quantity:
