@@ -220,8 +220,8 @@ def parse(text: str, source: str) -> Recipe:
 
 
 ILLEGAL: dict[tuple[Kind, Kind], str] = {
-    ("rebuild", "shrink"): "channels are chosen by how whole layers respond, and these layers are factors by then",
-    ("prune", "shrink"): "the masks were made for channels that would be gone",
+    ("rebuild", "shrink"): "what goes is chosen by how whole layers respond, and these layers are factors by then",
+    ("prune", "shrink"): "the masks were made for weights that would be gone",
     ("prune", "rebuild"): "the factors of a sparse weight are dense, so its zeros would be lost",
     ("share", "shrink"): "the values are shared by weights that would be gone",
     ("share", "rebuild"): "the factors of shared values are not shared values",
