@@ -25,7 +25,6 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.layers import Call, called
 from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
 from dovetail.methods.reconstruction import refit, settle_norms
-from dovetail.workload.trace import trace
 
 Setting = dict[str, Any]
 """What a method needs to build a stack, such as {"rank": 12}; JSON-able."""
@@ -135,7 +134,7 @@ class Decomposition(Method):
         self, model: nn.Module, calls: Mapping[str, Call], scan: Mapping[str, list[Option]], context: Context
     ) -> dict[str, Option]:
         what = f"budget {self.budget.quantity} = {self.budget.fraction:g}"
-        total = self._whole(model, context)
+        total = context.cost(model, self.budget.quantity)
         rest = total - sum(options[0].cost for options in scan.values())
         wanted = self.budget.fraction * total
         least = rest + sum(min(option.cost for option in options) for options in scan.values())
@@ -154,7 +153,7 @@ class Decomposition(Method):
             for path, option in chosen.items():
                 if option.setting is not None:
                     network_layers.replace(trial, path, self.build(calls[path].layer, option.setting))
-            excess = self._whole(trial, context) - wanted
+            excess = context.cost(trial, "latency") - wanted
             if excess <= 0.02 * wanted:
                 return chosen
             limit -= excess
@@ -167,16 +166,7 @@ class Decomposition(Method):
             case "params":
                 return float(network_layers.parameters(layer))
             case _:
-                return _latency(context)(layer, torch.zeros(call.input_shape))
-
-    def _whole(self, model: nn.Module, context: Context) -> float:
-        match self.budget.quantity:
-            case "macs":
-                return float(trace(model, context.example[:1]).macs)
-            case "params":
-                return float(network_layers.parameters(model))
-            case _:
-                return _latency(context)(model, context.example)
+                return context.seconds(layer, torch.zeros(call.input_shape))
 
     def _by_hand(self, calls: Mapping[str, Call]) -> dict[str, Setting]:
         chosen = {
@@ -241,9 +231,3 @@ def weight_error(call: Call, stack: nn.Module) -> float:
     with torch.no_grad():
         expected, found = call.layer(noise), stack(noise)
         return float((expected - found).square().sum() / expected.square().sum().clamp_min(1e-30))
-
-
-def _latency(context: Context) -> Callable[[nn.Module, Tensor], float]:
-    if context.latency is None:
-        raise RecipeError("a budget of latency needs the target it is measured on: give one with --target")
-    return context.latency

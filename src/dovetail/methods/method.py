@@ -59,6 +59,20 @@ class Context:
     rebuilding: bool = False
     """Whether only the structure matters, because the values of all tensors will be loaded afterwards."""
 
+    def seconds(self, module: nn.Module, example: Tensor) -> float:
+        """What `latency` says. Raises RecipeError where there is none."""
+        if self.latency is None:
+            raise RecipeError("a budget of latency needs the target it is measured on: give one with --target")
+        return self.latency(module, example)
+
+    def cost(self, model: nn.Module, quantity: str) -> float:
+        """What a whole network costs of a budget's quantity: "macs", "params" or "latency"."""
+        if quantity == "macs":
+            return float(trace(model, self.example[:1]).macs)
+        if quantity == "params":
+            return float(sum(parameter.numel() for parameter in model.parameters()))
+        return self.seconds(model, self.example)
+
     def probes(self, model: nn.Module, scanned: int) -> int:
         """How many settings of each of so many layers or groups a scan can afford to probe; one at least."""
         each = trace(model, self.example[:1]).macs * max(1, self.probe_images) * max(1, scanned)

@@ -132,16 +132,13 @@ class Channels(Method):
         self, model: nn.Module, costs: Costs, curves: dict[str, dict[int, float]], context: Context
     ) -> dict[str, int]:
         """The largest network by MACs, found by bisection, that is fast enough."""
-        if context.latency is None:
-            raise RecipeError("a budget of latency needs the target it is measured on: give one with --target")
-        whole = context.latency(model, context.example)
+        whole = context.cost(model, "latency")
         wanted = self.budget.fraction * whole
 
         def seconds(sizes: Mapping[str, int]) -> float:
-            assert context.latency is not None
             trial = copy.deepcopy(model).eval()
             goes = {name: range(n, max(curves[name])) for name, n in sizes.items()}
-            return context.latency(remove(dependencies(trial, context.example), goes), context.example)
+            return context.cost(remove(dependencies(trial, context.example), goes), "latency")
 
         smallest = {name: min(curve) for name, curve in curves.items()}
         if (reached := seconds(smallest)) > wanted:

@@ -26,7 +26,7 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.graph import is_relu, symbolic
 from dovetail.methods.junctions import is_sum
 from dovetail.methods.layers import parameters
-from dovetail.methods.method import Context, Kind, Method, Plan, check, weight_tensors
+from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
 from dovetail.methods.reconstruction import settle_norms
 from dovetail.workload.trace import trace
 
@@ -55,22 +55,20 @@ class Depth(Method):
     settle: bool = True
     """Whether to take the batch statistics anew where the outputs come closer to the original's by it."""
 
-    def __post_init__(self) -> None:
-        check(isinstance(self.settle, bool), self.name, "settle", "true or false", self.settle)
-
     def plan(self, model: nn.Module, context: Context) -> Plan:
         network = symbolic(copy.deepcopy(model).eval())
         found = branches(network, context.example)
         candidates = {name: found[name] for name in self.chosen(list(found))}
-        whole = self._cost(network, context)
-        least = self._cost(without(network, candidates.values()), context)
+        quantity = self.budget.quantity
+        whole = context.cost(network, quantity)
+        least = context.cost(without(network, candidates.values()), quantity)
         wanted = self.budget.fraction * whole
         if least > wanted:
             raise RecipeError(
-                f"the budget {self.budget.quantity} = {self.budget.fraction:g} cannot be met: {least / whole:.3f} is "
+                f"the budget {quantity} = {self.budget.fraction:g} cannot be met: {least / whole:.3f} is "
                 "what is left without the chosen branches"
             )
-        saved = {name: whole - self._cost(without(network, [each]), context) for name, each in candidates.items()}
+        saved = {name: whole - context.cost(without(network, [each]), quantity) for name, each in candidates.items()}
         removed = self._greedy(network, candidates, saved, wanted, context)
         return {name: _row(network, each, removed.get(name), context.example) for name, each in candidates.items()}
 
@@ -100,7 +98,7 @@ class Depth(Method):
         removed: dict[str, Branch] = {}
         alone: dict[str, float] = {}
         rises: dict[str, float] = {}
-        while self._cost(rest := without(network, removed.values()), context) > wanted:
+        while context.cost(rest := without(network, removed.values()), self.budget.quantity) > wanted:
             gone = list(removed.values())
             there = needed(network, gone)
             left = {name: each for name, each in candidates.items() if name not in removed and each.total in there}
@@ -113,17 +111,6 @@ class Depth(Method):
             name = min(left, key=lambda name: (max(0.0, rises[name]) + TIE) / max(saved[name], 1e-30))
             removed[name] = candidates[name]
         return {name: alone[name] for name in removed}
-
-    def _cost(self, network: nn.Module, context: Context) -> float:
-        match self.budget.quantity:
-            case "macs":
-                return float(trace(network, context.example[:1]).macs)
-            case "params":
-                return float(parameters(network))
-            case _:
-                if context.latency is None:
-                    raise RecipeError("a budget of latency needs the target it is measured on: give one with --target")
-                return context.latency(network, context.example)
 
 
 def branches(network: fx.GraphModule, example: Tensor) -> dict[str, Branch]:
@@ -142,7 +129,7 @@ def branches(network: fx.GraphModule, example: Tensor) -> dict[str, Branch]:
         if not is_sum(node) or len(terms) != 2 or node.kwargs or not _of_one_shape(node, *terms):
             continue
         options = []
-        for shortcut in live.intersection(terms):
+        for shortcut in (term for term in terms if term in live):
             branch = Branch(node, shortcut)
             left = _weighted(network, needed(network, [branch]))
             if lost := [path for path in layers if path not in left]:
