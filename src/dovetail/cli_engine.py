@@ -121,7 +121,7 @@ def bench(
             with messages.status(f"{name}, batch {count}"):
                 peer = opening(standard, threads, [array.shape for array in given])
                 ours = _in_order(session)
-                rows.append(peers.compare(ours, peer, name, given, seconds, batch=count, quantised=session.integers))
+                rows.append(peers.compare(ours, peer, name, given, seconds, batch=count, bits=session.bits))
     console.print(dovetail.comparisons_table(model.name, rows, timing.machine() | {"threads": str(threads)}))
 
 

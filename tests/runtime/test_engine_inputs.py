@@ -130,7 +130,7 @@ def test_a_shape_that_stays_is_planned_for() -> None:
 
 
 def is_native(session: EngineSession) -> bool:
-    assert session.memory().peak >= 0 and not session.integers
+    assert session.memory().peak >= 0 and session.bits is None
     return all(row.runner == "native" for row in session.describe())
 
 

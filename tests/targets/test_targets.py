@@ -29,6 +29,7 @@ from dovetail.targets import (
     artefact_workload,
     load_target,
 )
+from dovetail.targets.peers import Run, compare
 from dovetail.targets.target import check_outputs
 from dovetail.targets.timing import latency, throughput, torch_threads
 from dovetail.workload import trace
@@ -129,6 +130,19 @@ class TestMeasured:
         check_outputs("torch", quantised, inputs, right * 1.01)
         with pytest.raises(TargetError, match=r"differ by 0\.1 of their size, more than 0\.05"):
             check_outputs("torch", quantised, inputs, right * 1.1)
+
+
+@pytest.mark.parametrize(("bits", "differing"), [(None, 5e-4), (8, 0.03), (7, 0.03), (4, 0.2), (1, 0.2)])
+def test_peers_may_differ_as_far_as_their_codes_are_wide(bits: int | None, differing: float) -> None:
+    outputs = np.linspace(-1, 1, 50, dtype=np.float32)[None]
+
+    def other(factor: float) -> Run:
+        return lambda inputs: [outputs * (1 + factor)]
+
+    found = compare(other(0), other(differing), "peer", [outputs], 0.0, batch=1, bits=bits)
+    assert found.difference == pytest.approx(differing, rel=1e-2)
+    with pytest.raises(TargetError, match="computes something else"):
+        compare(other(0), other(2 * differing), "peer", [outputs], 0.0, batch=1, bits=bits)
 
 
 class TestTiming:

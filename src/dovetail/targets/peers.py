@@ -16,7 +16,7 @@ from onnx import ModelProto
 from dovetail.errors import TargetError
 from dovetail.optional import lazy
 from dovetail.runtime.session import REFUSALS, first_line
-from dovetail.targets.target import INTEGER_TOLERANCE, RELATIVE_TOLERANCE, Quantity, relative_difference
+from dovetail.targets.target import Quantity, relative_difference, tolerance
 from dovetail.targets.timing import latency
 
 if TYPE_CHECKING:
@@ -102,20 +102,20 @@ class Comparison:
 
 
 def compare(
-    ours: Run, theirs: Run, peer: str, inputs: Arrays, seconds: float, *, batch: int, quantised: bool
+    ours: Run, theirs: Run, peer: str, inputs: Arrays, seconds: float, *, batch: int, bits: int | None
 ) -> Comparison:
     """Time two runtimes side by side for so long, on a batch of so many.
 
-    Raises TargetError if their answers differ by more than rounding explains, that of codes if the network is
-    `quantised`: a wrong answer has no latency.
+    Raises TargetError if their answers differ by more than rounding explains, that of codes of so many `bits` if what
+    layers read is quantised: a wrong answer has no latency.
     """
     expected, found = ([np.array(array, np.float32) for array in run(inputs)] for run in (ours, theirs))
-    tolerance = INTEGER_TOLERANCE if quantised else RELATIVE_TOLERANCE
+    quantised, allowed = bits is not None, tolerance(bits)
     difference = max(relative_difference(*pair, quantised=quantised) for pair in zip(expected, found, strict=True))
-    if not difference <= tolerance:
+    if not difference <= allowed:
         raise TargetError(
             f"{peer} computes something else than the engine: the outputs differ by {difference:.2g} of their size, "
-            f"more than {tolerance:g}; nothing was timed."
+            f"more than {allowed:g}; nothing was timed."
         )
     first, second = bursts([lambda: ours(inputs), lambda: theirs(inputs)], seconds)
     ratios = [np.median(other) / np.median(own) for own, other in zip(first, second, strict=True)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,19 +88,21 @@ def check_outputs(
             f"target {target} gives outputs {outputs.shape}, the artefact's session gives {expected.shape}"
         )
     difference = relative_difference(expected, outputs, quantised=bool(artefact.activations))
-    tolerance = _tolerance([kept["bits"] for kept in artefact.activations.values() if isinstance(kept, dict)])
-    if not difference <= tolerance:
+    kept = [entry["bits"] for entry in artefact.activations.values() if isinstance(entry, dict)]
+    bits = [each for each in kept if isinstance(each, int | float)]
+    allowed = tolerance(min(bits, default=None))
+    if not difference <= allowed:
         raise TargetError(
             f"target {target} computes something else than the artefact's session: the outputs differ by "
-            f"{difference:.2g} of their size, more than {tolerance:g}; it was not timed"
+            f"{difference:.2g} of their size, more than {allowed:g}; it was not timed"
         )
 
 
-def _tolerance(bits: Sequence[Any]) -> float:
-    """For a network whose layers read values of so many bits, where they are quantised."""
-    if not bits:
+def tolerance(bits: float | None) -> float:
+    """For a network whose layers read values of so many bits at the least, or floats. 8 bits of one sign are 7."""
+    if bits is None:
         return RELATIVE_TOLERANCE
-    return INTEGER_TOLERANCE if min(bits) >= 8 else NARROW_TOLERANCE
+    return INTEGER_TOLERANCE if bits >= 7 else NARROW_TOLERANCE
 
 
 def relative_difference(expected: Inputs, found: Inputs, *, quantised: bool) -> float:

@@ -18,6 +18,11 @@ class Grid:
     lowest: int = 0
     highest: int = 255
 
+    @property
+    def bits(self) -> int:
+        """How wide a code is, counted from the lowest one."""
+        return (self.highest - self.lowest).bit_length()
+
     def same_codes(self, other: Grid | None) -> bool:
         return other is not None and (self.scale, self.zero) == (other.scale, other.zero)
 

@@ -169,7 +169,7 @@ class EngineSession:
         except ValueError as error:
             self.plan = plan(network, {}, settle, f"the engine refuses the network: {error}")
             self.stages = _build(self.plan, threads, pack)
-        self._integers = any(grid is not None for grid in self.plan.grids.values())
+        self._bits = min((grid.bits for grid in self.plan.grids.values() if grid is not None), default=None)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """The output for a batch, of a network that has one input and one output; every batch from 1 up.
@@ -192,7 +192,7 @@ class EngineSession:
         batches = self._checked(given)
         if self._open:
             return self._planned_for(given).run(given)
-        if self._integers and any(x.dtype.kind == "f" and np.isnan(x.min()) for x in given.values()):
+        if self._bits is not None and any(x.dtype.kind == "f" and np.isnan(x.min()) for x in given.values()):
             raise DovetailError("The input holds NaN, for which a network in integers has no code.")
         values: dict[str, NDArray[Any]] = dict(given)
         for stage in self.stages:
@@ -252,9 +252,10 @@ class EngineSession:
         return session
 
     @property
-    def integers(self) -> bool:
-        """Whether any of it is computed in integers; where sides of the inputs are open, for what was run last."""
-        return self._integers if self._recent is None else self._recent[1].integers
+    def bits(self) -> int | None:
+        """The fewest bits of a value between layers, None if nothing is computed in integers; where sides of the
+        inputs are open, for what was run last."""
+        return self._bits if self._recent is None else self._recent[1].bits
 
     def describe(self) -> list[Operation]:
         """What is run, in order; where sides of the inputs are open, for what was run last."""
