@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.around import Around
 from torch import nn
 
 from dovetail import compression
@@ -25,13 +26,6 @@ BRIEF = Training(epochs=2, batch_size=16, learning_rate=0.01, distillation=0.5)
 
 class Killed(BaseException):
     """As if the process had ended."""
-
-
-class Around(nn.Sequential):
-    """Layers in a row, and a way around them."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + super().forward(x)
 
 
 def network() -> nn.Module:

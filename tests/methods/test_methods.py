@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.around import Around
 from torch import nn
 
 from dovetail.errors import ModelError, RecipeError
@@ -20,13 +21,6 @@ from dovetail.recipe import ILLEGAL
 
 PICTURES = torch.randn(16, 2, 9, 9, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(16) % 3
-
-
-class Around(nn.Sequential):
-    """Layers in a row, and a way around them."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + super().forward(x)
 
 
 def network() -> nn.Module:

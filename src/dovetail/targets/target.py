@@ -24,7 +24,7 @@ INTEGER_TOLERANCE = 0.05
 to either, and what follows differs a little."""
 
 NARROW_TOLERANCE = 0.25
-"""The same where it is quantised to fewer than 8 bits: a step is up to sixteen times as large, and more for signs."""
+"""The same where it is quantised to fewer than 7 bits: a step is up to sixteen times as large, and more for signs."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_outputs(
 
 
 def tolerance(bits: float | None) -> float:
-    """For a network whose layers read values of so many bits at the least, or floats. 8 bits of one sign are 7."""
+    """For a network whose layers read values of so many bits at the least, or floats: 8 bits without a sign are 7."""
     if bits is None:
         return RELATIVE_TOLERANCE
     return INTEGER_TOLERANCE if bits >= 7 else NARROW_TOLERANCE

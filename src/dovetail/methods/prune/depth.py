@@ -2,11 +2,10 @@
 
 Veit, Wilber, Belongie. Residual Networks Behave Like Ensembles of Relatively Shallow Networks. NIPS 2016.
 arXiv:1605.06431 (a trained residual network stands the loss of single blocks); Wang, Wu. Practical Network Acceleration
-with Tiny Sets. CVPR 2023. arXiv:2202.07861 (blocks are dropped by what they lose for the latency they save: at the same
-latency that loses less than dropping filters, for the layers that stay are as efficient as they were).
+with Tiny Sets. CVPR 2023. arXiv:2202.07861 (for the same latency dropping blocks loses less than dropping filters).
 
-Departs from the latter in what a branch is judged by: the rise of the loss without it, measured anew after each
-removal, not how well two adaptors would recover its output.
+Departs from the latter in what a branch is judged by: the rise of the loss without it for what it saves, measured anew
+after each removal, not how well its output could be recovered.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch.fx.passes.shape_prop import ShapeProp
 
 from dovetail.errors import RecipeError
 from dovetail.methods.budget import Budget
@@ -28,7 +27,6 @@ from dovetail.methods.junctions import is_sum
 from dovetail.methods.layers import parameters
 from dovetail.methods.method import Context, Kind, Method, Plan, weight_tensors
 from dovetail.methods.reconstruction import settle_norms
-from dovetail.workload.trace import trace
 
 TIE = 1e-6
 """What is added to every rise of the loss, so that of branches that lose nothing the one that saves most goes first."""
@@ -70,7 +68,7 @@ class Depth(Method):
             )
         saved = {name: whole - context.cost(without(network, [each]), quantity) for name, each in candidates.items()}
         removed = self._greedy(network, candidates, saved, wanted, context)
-        return {name: _row(network, each, removed.get(name), context.example) for name, each in candidates.items()}
+        return {name: _row(network, each, removed.get(name), context) for name, each in candidates.items()}
 
     def apply(self, model: nn.Module, plan: Plan, stage: int, context: Context) -> nn.Module:
         network = symbolic(model.eval())
@@ -201,9 +199,8 @@ def _weighted(network: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[str, 
 
 
 def _of_one_shape(*nodes: fx.Node) -> bool:
-    known = [node.meta.get("tensor_meta") for node in nodes]
-    shapes = {each.shape for each in known if isinstance(each, TensorMetadata)}
-    return len(shapes) == 1 and all(isinstance(each, TensorMetadata) for each in known)
+    shapes = {getattr(node.meta.get("tensor_meta"), "shape", None) for node in nodes}
+    return len(shapes) == 1 and None not in shapes
 
 
 def _lost_weight(network: nn.Module, rest: nn.Module) -> float:
@@ -212,13 +209,10 @@ def _lost_weight(network: nn.Module, rest: nn.Module) -> float:
     return 1 - left / whole
 
 
-def _row(network: fx.GraphModule, branch: Branch, rise: float | None, example: Tensor) -> dict[str, Any]:
+def _row(network: fx.GraphModule, branch: Branch, rise: float | None, context: Context) -> dict[str, Any]:
     """What becomes of a branch; its MACs and parameters are what the network alone without it saves."""
     rest = without(network, [branch])
-    saved = {
-        "macs": trace(network, example[:1]).macs - trace(rest, example[:1]).macs,
-        "params": parameters(network) - parameters(rest),
-    }
+    saved = {name: round(context.cost(network, name) - context.cost(rest, name)) for name in ("macs", "params")}
     row: dict[str, Any] = {"setting": "kept" if rise is None else "removed"}
     row |= {name: [amount, amount if rise is None else 0] for name, amount in saved.items()}
     return row if rise is None else row | {"loss_rise": rise}
