@@ -185,6 +185,11 @@ PackedWeights pack_slots(const Places& places, const Row<Value>& values, const S
   return engine::pack_slots(nonzeros(places, values, sides), weight_shape(sides));
 }
 
+template <class Value>
+PackedWeights pack_blocks(const Places& places, const Row<Value>& values, const Sides& sides) {
+  return engine::pack_steps(nonzeros(places, values, sides), weight_shape(sides));
+}
+
 PackedWeights pack_coded_slots(const Places& places, const Row<std::uint8_t>& codes, const Row<float>& table,
                                const Sides& sides) {
   const bool fits = table.size() >= 1 && table.size() <= 256 && table.data()[0] == 0;
@@ -274,6 +279,8 @@ void bind_program(nb::module_& m) {
   m.def("pack_mask", &pack_mask<std::int8_t>);
   m.def("pack_slots", &pack_slots<float>, "Weights of which few are not zero.");
   m.def("pack_slots", &pack_slots<std::int8_t>);
+  m.def("pack_blocks", &pack_blocks<float>, "Weights of which many are zero for 16 outputs at once.");
+  m.def("pack_blocks", &pack_blocks<std::int8_t>);
   m.def("pack_coded_slots", &pack_coded_slots, "The same, as codes into a table.");
   m.def("pack", &pack<float>, "The weights of a convolution, dense, as its kernels read them.");
   m.def("pack", &pack<std::int8_t>);

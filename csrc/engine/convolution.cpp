@@ -310,6 +310,7 @@ Convolution::Convolution(const Tensor& input, const Tensor& output, Window windo
     for (int column = 0; column < window_.size[1]; column += taps_in_one_)
       taps_.push_back(std::int32_t(row * window_.dilation[0] * input.row_elements() +
                                    std::ptrdiff_t(column) * window_.dilation[1] * input.padded_channels()));
+  weights_->locate(taps_);
   zeros_.assign(outputs, 0.0f);
   if (input.type == Type::uint8) start_ = weights_->row_sums();
   for (std::int32_t& sum : start_) sum *= -input.zero;

@@ -77,11 +77,11 @@ std::vector<std::int64_t> gap_places(PlanReader& reader, std::int64_t count) {
 template <class Value>
 std::unique_ptr<Weights> nonzeros(PlanReader& reader, Form form, const WeightShape& shape) {
   const std::int64_t count = count_of(shape);
-  const auto places = form == Form::mask ? masked_places(reader, count) : gap_places(reader, count);
+  const auto places = form == Form::slots ? gap_places(reader, count) : masked_places(reader, count);
   const auto values = reader.numbers<Value>();
   expect(values.size(), std::int64_t(places.size()), "nonzeros");
   const Nonzeros<Value> all{places.data(), values.data(), std::int64_t(places.size())};
-  return form == Form::mask ? pack_mask(all, shape) : pack_slots(all, shape);
+  return form == Form::mask ? pack_mask(all, shape) : form == Form::slots ? pack_slots(all, shape) : pack_steps(all, shape);
 }
 
 std::unique_ptr<Weights> coded_slots(PlanReader& reader, const WeightShape& shape) {
@@ -109,6 +109,7 @@ std::unique_ptr<Weights> read(PlanReader& reader, const PlanWeights& header, con
     }
     case Form::codes: return codes<Weight>(reader, header.bits, shape);
     case Form::mask:
+    case Form::blocks:
     case Form::slots: return nonzeros<Weight>(reader, header.form, shape);
     case Form::signs: return signs(reader, header.bytes ? Type::uint8 : Type::float32, header.least, shape);
     case Form::coded_slots: check_plan(!header.bytes, "codes into a table of bytes"); return coded_slots(reader, shape);

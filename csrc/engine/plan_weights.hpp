@@ -3,7 +3,7 @@
 //
 //   dense         n weights
 //   codes         a table, n codes of `bits` bits without gaps, the first in the lowest bits
-//   mask          n bits, 1 for what is not zero; the nonzeros
+//   mask, blocks  n bits, 1 for what is not zero; the nonzeros
 //   slots         gaps, the nonzeros
 //   coded_slots   a table of float32 that begins with zero, gaps, a code of 8 bits for each nonzero
 //   signs         one float32, SignWeights' middle; n bits, 1 for +; activations are + from `least` on
@@ -20,7 +20,7 @@
 
 namespace dovetail::engine {
 
-enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots, signs };
+enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots, signs, blocks };
 
 struct PlanWeights {
   Form form;

@@ -170,6 +170,8 @@ struct Primitives {
   StoredPrimitives<Masked> masks;
   void (*slots_uint8)(const ByteProduct&, const Slots&);
   void (*slots_float32)(const FloatProduct&, const Slots&);
+  void (*steps_uint8)(const ByteProduct&, const Steps&);
+  void (*steps_float32)(const FloatProduct&, const Steps&);
   int sign_pixels;  // of a product of signs, at most
   void (*read_signs_uint8)(const SignReading<std::uint8_t>&);
   void (*read_signs_float32)(const SignReading<float>&);

@@ -48,6 +48,14 @@ struct Slots {
 };
 constexpr int slots_tile_float32 = 64, slots_index_bits = 6;
 
+// Many zeros, in blocks: what is left, a step for all outputs of a block, of four columns in the order of Coded with
+// uint8 activations, else of one.
+struct Steps {
+  const void* weights;          // int8 or float32
+  const std::int32_t* offsets;  // of each step's input, in elements from the pixel's
+  int count;
+};
+
 // Pixels at most of a product straight from stored weights.
 constexpr int stored_pixels = 4;
 

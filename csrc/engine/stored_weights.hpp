@@ -1,4 +1,4 @@
-// Weights executed as they are stored: codes, masks with nonzeros, or slots of few nonzeros.
+// Weights executed as they are stored: codes, masks with nonzeros, slots of few nonzeros, or nonzero blocks.
 #pragma once
 #include "weights.hpp"
 
@@ -23,6 +23,9 @@ std::unique_ptr<Weights> pack_mask(const Nonzeros<std::int8_t>& nonzeros, const 
 
 std::unique_ptr<Weights> pack_slots(const Nonzeros<float>& nonzeros, const WeightShape& shape);
 std::unique_ptr<Weights> pack_slots(const Nonzeros<std::int8_t>& nonzeros, const WeightShape& shape);
+std::unique_ptr<Weights> pack_steps(const Nonzeros<float>& nonzeros, const WeightShape& shape);
+std::unique_ptr<Weights> pack_steps(const Nonzeros<std::int8_t>& nonzeros, const WeightShape& shape);
+
 // Codes into a table of `entries` floats, 256 at most, whose first one is 0.
 std::unique_ptr<Weights> pack_slots(const Nonzeros<std::uint8_t>& nonzeros, const float* table, int entries,
                                     const WeightShape& shape);

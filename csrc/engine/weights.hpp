@@ -41,6 +41,8 @@ class Weights {
                       std::byte* room) const = 0;
   // Whether so many pixels are best multiplied by the weights as they are stored: then by `product`, without panels.
   virtual bool direct(std::int64_t) const { return false; }
+  // Told once, before any product: how far each tap lies from the first, in elements of the input.
+  virtual void locate(const std::vector<std::int32_t>&) {}
   // All columns of one block; the tile's `blocks` is how many its sums are for, `channels` those of the span.
   virtual void product(const Primitives&, int, const ByteProduct&) const {}
   virtual void product(const Primitives&, int, const FloatProduct&) const {}

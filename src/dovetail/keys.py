@@ -49,7 +49,8 @@ def words(kind: Any) -> str:
         return " or ".join(words(choice) for choice in choices if choice is not type(None))
     if get_origin(kind) is tuple:
         inner = choices[0] if choices else Any
-        return "a list of tables" if is_dataclass(inner) else f"a list, each {words(inner)}"
+        size = "" if not choices or choices[-1] is Ellipsis else f" of {len(choices)}"
+        return "a list of tables" if is_dataclass(inner) else f"a list{size}, each {words(inner)}"
     if is_dataclass(kind) or _is_table(kind):
         return f"a table whose keys are {words(choices[0])} and values {words(choices[1])}" if choices else "a table"
     return WORDS.get(kind, str(kind))

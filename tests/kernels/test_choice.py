@@ -9,7 +9,7 @@ import pytest
 from dovetail.errors import DovetailError
 from dovetail.formats import Affine, Bitmap, Float
 from dovetail.kernels import choice
-from dovetail.kernels.choice import times_of
+from dovetail.kernels.choice import candidates, times_of
 from dovetail.kernels.convolution import Window
 from dovetail.kernels.stored import kernels
 
@@ -30,6 +30,15 @@ def test_chooses_what_can_hold_the_weights(integers: bool) -> None:
     image = Affine.encode(RNG.standard_normal((16, 8, 3, 3)), bits=4)
     times = times_of(image, 2, (6, 5), Window(padding=(1, 1, 1, 1)), integers=integers)
     assert times and times.keys() <= set(kernels(image, integers=integers))
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_tries_kernels_for_zeros_only_where_there_are_many(integers: bool) -> None:
+    dense = RNG.standard_normal((64, 32, 3, 3))
+    blocks = (RNG.random((4, 8, 3, 3)) < 0.7).repeat(16, 0).repeat(4, 1)
+    single = RNG.random(dense.shape) < 0.3
+    tried = [candidates(Affine.encode(dense * keep, bits=8), integers=integers) for keep in (1, blocks, single)]
+    assert tried == [("codes", "dense"), ("codes", "blocks", "dense"), ("codes", "mask", "slots", "dense")]
 
 
 def test_remembers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

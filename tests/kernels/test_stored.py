@@ -35,6 +35,7 @@ from dovetail.kernels.stored import KERNELS, Stored, kernels, signs, stored
 from .kernel_cases import INPUT, LEVELS, OUTPUT, agree, random, random_epilogue
 
 WHOLE = Window()
+STORED = KERNELS[:-1]
 each_level = pytest.mark.parametrize("level", LEVELS)
 SIXTEEN = np.array([-128, -90, -77, -60, -41, -20, -9, 0, 1, 13, 30, 44, 68, 90, 101, 127], np.float32) / 128
 FLOATS = np.sort(np.random.default_rng(5).standard_normal(16)).astype(np.float32)
@@ -43,6 +44,13 @@ bytes_of_values = partial(Affine.encode, bits=8)
 
 def sparse(tensor: NDArray[Any], zeros: float) -> NDArray[Any]:
     return np.where(np.random.default_rng(tensor.size).random(tensor.shape) < zeros, 0, tensor).astype(np.float32)
+
+
+def in_blocks(tensor: NDArray[Any], zeros: float) -> NDArray[Any]:
+    """Zero are blocks of 16 x 4."""
+    keep = np.random.default_rng(tensor.size).random((len(tensor) // 16 + 1, tensor.shape[1] // 4 + 1)) >= zeros
+    keep = keep.repeat(16, 0).repeat(4, 1)[: tensor.shape[0], : tensor.shape[1]]
+    return (tensor * keep.reshape(keep.shape + (1,) * (tensor.ndim - 2))).astype(np.float32)
 
 
 def two_of_four(tensor: NDArray[Any]) -> NDArray[Any]:
@@ -70,11 +78,12 @@ FORMATS: dict[str, Any] = {
         RelativeIndex.encode(sparse(t, 0.9), partial(Codebook.encode, table=FLOATS - FLOATS[7]))
     ),
     "eie": lambda t: BlockCSC.encode(sparse(t, 0.9), partial(Codebook.encode, table=SIXTEEN), processing_elements=4),
+    "blocks": lambda t: Bitmap.encode(in_blocks(t, 0.6), bytes_of_values),
     "two_of_four": lambda t: NM.encode(two_of_four(t), bytes_of_values, n=2, m=4),
     "entropy": lambda t: Entropy.encode(Dense.encode(t, partial(Codebook.encode, table=SIXTEEN))),
 }
 NO_STEP = ("codebook4_floats", "ternary_two_scales", "bitmap_floats", "relative_index_floats", "deep_compression")
-SPARSE = (*NO_STEP[2:], "bitmap", "relative_index", "eie", "two_of_four")
+SPARSE = (*NO_STEP[2:], "bitmap", "relative_index", "eie", "blocks", "two_of_four")
 
 
 def reference(weights: Stored, epilogue: Epilogue, **given: Any) -> Epilogue:
@@ -119,7 +128,7 @@ def test_every_format(level: str, name: str) -> None:
 
 
 @each_level
-@pytest.mark.parametrize("kernel", ["codes", "mask", "slots"])
+@pytest.mark.parametrize("kernel", STORED)
 @pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
 def test_vectors_of_every_length(level: str, kernel: str, integers: bool) -> None:
     rng = np.random.default_rng(0)
@@ -129,7 +138,7 @@ def test_vectors_of_every_length(level: str, kernel: str, integers: bool) -> Non
 
 
 @each_level
-@pytest.mark.parametrize("kernel", ["codes", "mask", "slots"])
+@pytest.mark.parametrize("kernel", STORED)
 @pytest.mark.parametrize("integers", [True, False], ids=["uint8", "float32"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large(level: str, kernel: str, integers: bool, threads: int) -> None:
@@ -157,11 +166,14 @@ def test_convolutions_of_any_shape(level: str, data: st.DataObject) -> None:
         return data.draw(st.integers(low, high))
 
     rng, integers = np.random.default_rng(draw(0, 99)), data.draw(st.booleans())
-    kernel = data.draw(st.sampled_from(["codes", "mask", "slots"]))
+    kernel = data.draw(st.sampled_from(STORED))
     groups = data.draw(st.sampled_from([1, 1, 2, 3])) if kernel != "codes" else 1
     inputs, outputs, size = draw(1, 70), groups * draw(2, 40), (draw(1, 3), draw(1, 3))
     window = Window(stride=(draw(1, 2), draw(1, 2)), dilation=(draw(1, 2), 1), padding=(draw(0, 2),) * 4, groups=groups)
-    tensor = sparse(rng.standard_normal((outputs, inputs, *size)), data.draw(st.sampled_from([0.3, 0.9])))
+    zeros = data.draw(
+        st.sampled_from([partial(sparse, zeros=0.3), partial(sparse, zeros=0.9), partial(in_blocks, zeros=0.5)])
+    )
+    tensor = zeros(rng.standard_normal((outputs, inputs, *size)))
     weights = stored(Affine.encode(tensor, bits=draw(2, 8), axis=0), kernel, integers=integers, groups=groups)
     x = random(rng, (draw(1, 2), draw(5, 9), draw(5, 17), inputs * groups), integers)
     epilogue = random_epilogue(rng, weights.values())
@@ -210,7 +222,7 @@ def test_kernel_patterns(level: str) -> None:
     keep = np.stack([rng.permutation(9).reshape(3, 3) < 4 for _ in range(6)])[rng.integers(0, 6, (20, 33))]
     format = KernelPatterns.encode((rng.standard_normal((20, 33, 3, 3)) * keep).astype(np.float32), bytes_of_values)
     x = random(rng, (2, 6, 7, 33), True)
-    for kernel in ("mask", "slots"):
+    for kernel in ("mask", "slots", "blocks"):
         weights = stored(format, kernel, integers=True)
         epilogue = random_epilogue(rng, weights.values())
         window = Window(padding=(1, 1, 1, 1))
@@ -243,13 +255,21 @@ def test_stored_weights_are_small() -> None:
     assert (bits["float32"], bits["4-bit"], bits["3-bit"]) == (32, 4, 3)
     assert bits["bitmap"] < 2.0
     assert bits["slots"] < 3.0
+    blocks = Bitmap.encode(in_blocks(tensor, 0.75), bytes_of_values)
+    assert 8 * stored(blocks, "blocks", integers=True).pack().bytes / tensor.size < 0.3 * 8.5
 
 
 @pytest.mark.parametrize(
     ("format", "kernel", "integers", "groups", "message"),
     [
         (Float.encode(np.ones((2, 3))), "codes", False, 1, "float32 has no one table"),
-        (Float.encode(np.ones((2, 3))), "gather", False, 1, "kernel is one of codes, mask, slots, dense, got 'gather'"),
+        (
+            Float.encode(np.ones((2, 3))),
+            "gather",
+            False,
+            1,
+            "kernel is one of codes, mask, slots, blocks, dense, got 'gather'",
+        ),
         (Float.encode(np.ones(3)), "mask", False, 1, r"two or four dimensions, got a shape of \(3,\)"),
         (
             Float.encode(np.array([[0.1, 1, np.pi]])),

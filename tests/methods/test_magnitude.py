@@ -1,5 +1,7 @@
 """Han et al. 2015: what the paper says of pruning by magnitude, and the arithmetic of its tables."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,15 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake
 from dovetail.methods.method import Context
 from dovetail.methods.prune.magnitude import Magnitude
-from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, largest, least_loss, scan, share_out, weight_errors
+from dovetail.methods.prune.sensitivity import (
+    KEPT_FRACTIONS,
+    kept_largest,
+    largest,
+    least_loss,
+    scan,
+    share_out,
+    weight_errors,
+)
 from dovetail.networks.table import NETWORKS
 from dovetail.workload import trace
 
@@ -28,6 +38,40 @@ def test_keeps_the_largest() -> None:
 
 def test_of_equals_keeps_the_first() -> None:
     assert largest(torch.tensor([1.0, -1.0, 1.0, 0.5]), 2).tolist() == [True, True, False, False]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 12), st.integers(1, 3)),
+    block=st.tuples(st.integers(1, 17), st.integers(1, 5)),
+    kept=st.floats(0, 1),
+)
+def test_keeps_the_largest_blocks(shape: tuple[int, int, int], block: tuple[int, int], kept: float) -> None:
+    weight = torch.randn(*shape, 1, generator=torch.Generator().manual_seed(sum(shape)))
+    mask = kept_largest(weight, kept, block)
+    assert mask.shape == weight.shape
+    sizes = {True: [], False: []}
+    for row, column in itertools.product(range(0, shape[0], block[0]), range(0, shape[1], block[1])):
+        for tap in range(shape[2]):
+            place = (slice(row, row + block[0]), slice(column, column + block[1]), tap)
+            (stays,) = mask[place].unique().tolist()
+            sizes[stays].append(float(weight[place].square().mean()))
+    assert len(sizes[True]) == max(1, round(kept * (len(sizes[True]) + len(sizes[False]))))
+    assert min(sizes[True]) >= max(sizes[False], default=0) * (1 - 1e-5)
+
+
+def test_a_network_is_pruned_by_blocks() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.ReLU(), nn.Conv2d(32, 20, 1), nn.Flatten(), nn.Linear(20 * 4, 10))
+    context = Context(loss=lambda model: 0.0, example=torch.rand(1, 8, 4, 4))
+    method = Magnitude(block=(16, 4), budget=Budget(macs=0.5), rounds=2, dead_units=False)
+    plan = method.plan(model, context)
+    for stage in range(2):
+        method.apply(model, plan, stage, context)
+    pruned = bake(model)
+    blocks = pruned[0].weight.view(2, 16, 2, 4, 9) != 0
+    assert (blocks.all(3).all(1) == blocks.any(3).any(1)).all() and not blocks.all()
+    assert trace(pruned, context.example).nonzero_macs == pytest.approx(
+        0.5 * trace(model, context.example).macs, rel=0.05
+    )
 
 
 def test_each_round_removes_the_same_share_of_what_is_left() -> None:

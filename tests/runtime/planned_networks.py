@@ -16,6 +16,7 @@ from torch import nn
 
 from dovetail.formats import Affine, Codebook, Float, Layout
 from dovetail.methods.method import Context
+from dovetail.methods.prune.sensitivity import kept_largest
 from dovetail.methods.quantize.binary_maps import BinaryMaps
 from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.uniform import Uniform
@@ -114,10 +115,11 @@ FEW = partial(Codebook.encode, table=np.array([-3, -2, -1, 0, 1, 2, 3, 5], np.fl
 
 
 def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
-    """Weights in each form that a plan has: codes, a bitmap, nonzeros, nonzeros as codes (in floats), and dense."""
+    """Weights in each form that a plan has: codes, a bitmap, nonzeros, nonzeros as codes (in floats), blocks, dense."""
     model = nn.Sequential(
         nn.Conv2d(3, 20, 3, padding=1), nn.ReLU(), nn.Conv2d(20, 12, 3, padding=1, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 36), nn.ReLU(), nn.Linear(36, 5),
+        nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 36), nn.ReLU(),
+        nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 5),
     ).eval()  # fmt: skip
     plain = partial(Affine.encode, bits=8) if integers else Float.encode
     chosen = {
@@ -125,8 +127,10 @@ def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
         "2": (0.35, Layout("bitmap", plain)),
         "5": (0.15, Layout("relative_index", plain)),
         "7": (0.1, Layout("relative_index", FEW, entropy="huffman")),
-        "9": (1.0, Layout("dense", plain)),
+        "9": (1.0, Layout("bitmap", plain)),
+        "11": (1.0, Layout("dense", plain)),
     }
+    model[9].weight.data *= kept_largest(model[9].weight, 0.4, (16, 4))
     for path, (kept, layout) in chosen.items():
         weight = model.get_submodule(path).weight
         values = weight.data * (weight.data.abs() >= weight.data.abs().quantile(1 - kept))

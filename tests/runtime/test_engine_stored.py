@@ -13,6 +13,7 @@ from dovetail.errors import DovetailError
 from dovetail.formats import Affine, Binary, Codebook, Layout, Ternary
 from dovetail.kernels import choice
 from dovetail.methods.constraint import layouts
+from dovetail.methods.prune.sensitivity import kept_largest
 from dovetail.networks import NETWORKS
 from dovetail.runtime import Artefact, EngineSession, Session, freeze
 from dovetail.runtime.engine.plan_file import plan_bytes
@@ -111,6 +112,24 @@ def test_integers_of_few_bits(bits: int) -> None:
     assert weight_bytes(engine) < weight_bytes(dense)
     for x in (X.numpy()[:1], X.numpy()):
         np.testing.assert_allclose(engine(x), dense(x), rtol=0, atol=TOLERANCE * np.abs(dense(x)).max())
+
+
+def test_blocks() -> None:
+    """A network in integers whose zeros lie in blocks: fewer bytes, and what is between a half and all of them too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 32, 3, stride=2), nn.ReLU(), nn.Flatten()
+    )
+    model.append(nn.Linear(32 * 25, 16))
+    for name, kept in (("2", 0.7), ("5", 0.4)):
+        weight = model.get_submodule(name).weight
+        weight.data *= kept_largest(weight, kept, (16, 4))
+    quantised = quantise(model.eval(), 8)
+    artefact = freeze(quantised, X, layouts=layouts(quantised))
+    dense, engine = (EngineSession(artefact, 1, choose=choose) for choose in ("dense", "stored"))
+    assert sum("block-sparse int8" in row.kernel for row in engine.describe()) == 2
+    assert weight_bytes(engine) < 0.65 * weight_bytes(dense)
+    assert np.array_equal(engine(X.numpy()), dense(X.numpy()))
 
 
 def test_the_fastest_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:

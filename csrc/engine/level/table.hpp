@@ -7,6 +7,7 @@
 #include "product.hpp"
 #include "signs.hpp"
 #include "slots.hpp"
+#include "steps.hpp"
 #include "stored.hpp"
 
 namespace dovetail::engine {
@@ -35,6 +36,8 @@ constexpr Primitives table(const char* name) {
           .masks = masks,
           .slots_uint8 = slots_uint8,
           .slots_float32 = slots_float32,
+          .steps_uint8 = steps_product<ByteProduct>,
+          .steps_float32 = steps_product<FloatProduct>,
           .sign_pixels = sign_pixels,
           .read_signs_uint8 = read_signs<std::uint8_t>,
           .read_signs_float32 = read_signs<float>,

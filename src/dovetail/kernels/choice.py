@@ -13,12 +13,14 @@ from dovetail.errors import DovetailError
 from dovetail.formats import Format
 from dovetail.kernels.convolution import Convolution, Window
 from dovetail.kernels.epilogue import Codes, Epilogue
-from dovetail.kernels.stored import Stored, kernels, stored
+from dovetail.kernels.stored import Stored, block_density, kernels, stored
 from dovetail.machine import cache_folder, keep, processor
 
 BURSTS, BURST = 5, 0.002  # seconds
 DENSE = 0.5
-"""Share of nonzeros above which kernels for zeros are not tried."""
+"""Share of nonzeros above which kernels for single zeros are not tried."""
+BLOCKS = 0.85
+"""Share of nonzero blocks above which the kernel for blocks is not tried."""
 
 
 def times_of(
@@ -41,6 +43,8 @@ def times_of(
     if not able:
         raise DovetailError(f"no kernel holds {format.describe()} for {'uint8' if integers else 'float32'} activations")
     sides, density = shape or format.shape, f"{format.density:.2f}"
+    if "blocks" in able:
+        density += f", {_block_density(format, sides, integers):.2f} in blocks"
     asked = (format.describe(), sides, density, batch, image, window, integers, threads, able)
     file = _folder() / f"{hashlib.sha256(repr(asked).encode()).hexdigest()[:24]}.json"
     times = _read(file)
@@ -55,9 +59,17 @@ def times_of(
 def candidates(
     format: Format, *, integers: bool, groups: int = 1, shape: tuple[int, ...] | None = None
 ) -> tuple[str, ...]:
-    """The kernels that can hold the weights, and may gain by it: those for zeros where half of them or more are."""
-    able = kernels(format, integers=integers, groups=groups, shape=shape)
-    return able if format.density <= DENSE else tuple(kernel for kernel in able if kernel not in ("mask", "slots"))
+    """The kernels that can hold the weights, and may gain by it: those for zeros where there are many."""
+    gains = {"codes", "dense"}
+    if format.density <= DENSE:
+        gains |= {"mask", "slots"}
+    if format.density <= BLOCKS and _block_density(format, shape or format.shape, integers) <= BLOCKS:
+        gains.add("blocks")
+    return tuple(kernel for kernel in kernels(format, integers=integers, groups=groups, shape=shape) if kernel in gains)
+
+
+def _block_density(format: Format, shape: tuple[int, ...], integers: bool) -> float:
+    return block_density(format.decode().reshape(shape), integers=integers)
 
 
 def _measure(

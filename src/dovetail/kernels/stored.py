@@ -4,6 +4,7 @@
             Binary, PowerOfTwo)
     mask    a bit for each weight, then the nonzeros (best at a quarter to a half of nonzeros, as 2:4)
     slots   nonzeros, each with its place in a tile of inputs, 16 outputs side by side (best below a fifth)
+    blocks  the blocks of 16 outputs and 4 inputs (1 of float32), at each place of a kernel, that are not all zero
     dense   decoded when it is packed: what all formats can
 
 Activations are float32 or, with `integers`, codes of 8 bits: then the weights are whole multiples of one step for each
@@ -24,7 +25,11 @@ from dovetail.formats import Affine, Binary, Codebook, Dense, Entropy, FixedPoin
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
-KERNELS = ("codes", "mask", "slots", "dense")
+KERNELS = ("codes", "mask", "slots", "blocks", "dense")
+
+
+OUTPUTS, INPUTS = 16, 4
+"""Of a block, as the engine multiplies them at once; one input where activations are float32."""
 
 
 class Packer(Protocol):
@@ -43,6 +48,8 @@ class Packer(Protocol):
     def pack_mask(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
 
     def pack_slots(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
+
+    def pack_blocks(self, places: NDArray[np.int64], values: Array, sides: tuple[int, ...]) -> _native.Weights: ...
 
     def pack_coded_slots(
         self, places: NDArray[np.int64], codes: NDArray[np.uint8], table: Floats, sides: tuple[int, ...]
@@ -138,6 +145,14 @@ def kernels(
     return tuple(found)
 
 
+def block_density(weights: Array, *, integers: bool) -> float:
+    """The share of the blocks of weights (outputs, inputs, ...) that are not all zero."""
+    used = weights != 0
+    for axis, size in enumerate((OUTPUTS, INPUTS if integers else 1)):
+        used = np.logical_or.reduceat(used, np.arange(0, used.shape[axis], size), axis)
+    return float(used.mean())
+
+
 def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats, sides: tuple[int, ...]) -> Stored:
     shape, groups = (sides[0], sides[1], sides[2], sides[3]), sides[4]
 
@@ -149,6 +164,8 @@ def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats,
         kept = values[places]
         if kernel == "mask":
             return packer.pack_mask(places, kept, sides)
+        if kernel == "blocks":
+            return packer.pack_blocks(places, kept, sides)
         few = np.unique(kept) if kept.dtype == np.float32 else kept[:0]
         if kept.dtype == np.int8 or few.size > 255:
             return packer.pack_slots(places, kept, sides)
@@ -240,6 +257,10 @@ def _whole_multiples(values: Array) -> tuple[Array, float]:
     largest = float(np.abs(values).max(initial=0))
     if largest == 0:
         return values, 1.0
+    if largest <= 128 and np.array_equal(values, np.rint(values)):  # soon found
+        step = float(np.gcd.reduce(values.astype(np.int64)))
+        if values.max() <= 127 * step:
+            return values / step, step
     for most in range(1, 129) if values.size <= 256 else ():
         whole = values * (most / largest)
         rounded = np.rint(whole)

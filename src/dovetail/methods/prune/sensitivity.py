@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.constraint import bake
@@ -33,9 +34,21 @@ def largest(weight: Tensor, count: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def kept_largest(weight: Tensor, kept: float) -> Tensor:
-    """The boolean mask of that fraction of the entries, at least one, that are largest."""
-    return largest(weight, max(1, round(kept * weight.numel())))
+def kept_largest(weight: Tensor, kept: float, block: tuple[int, int] = (1, 1)) -> Tensor:
+    """The boolean mask of that fraction of the entries, at least one, that are largest.
+
+    Entries stay and go by blocks of so many neighbours along the first and the second dimension, smaller ones at the
+    end where those do not divide; the largest blocks are those of the largest mean square.
+    """
+    if block == (1, 1):
+        return largest(weight, max(1, round(kept * weight.numel())))
+    rows, columns, *window = weight.shape
+    squares = weight.detach().square().reshape(1, rows, columns, -1).permute(3, 0, 1, 2)
+    sizes = functional.avg_pool2d(squares, block, ceil_mode=True)
+    stays = largest(sizes, max(1, round(kept * sizes.numel())))
+    for dimension, size in zip((2, 3), block, strict=True):
+        stays = stays.repeat_interleave(size, dimension)
+    return stays[:, 0, :rows, :columns].permute(1, 2, 0).reshape(rows, columns, *window)
 
 
 def scan(

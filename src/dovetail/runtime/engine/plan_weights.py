@@ -23,7 +23,7 @@ WIDE = 255
 class Form(IntEnum):
     """As in csrc/engine/plan_weights.hpp."""
 
-    DENSE, CODES, MASK, SLOTS, CODED_SLOTS, SIGNS = range(6)
+    DENSE, CODES, MASK, SLOTS, CODED_SLOTS, SIGNS, BLOCKS = range(7)
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class WrittenWeights:
         return _written(Form.SIGNS, 0, like, sides, np.array([middle], np.float32), pack(signs, 1), least=least)
 
     def pack_mask(self, places: NDArray[np.int64], values: Array, sides: Sides) -> _native.Weights:
-        mask = np.zeros(np.prod(sides[:4]), np.uint8)
-        mask[places] = 1
-        return _written(Form.MASK, 0, values, sides, pack(mask, 1), values)
+        return _written(Form.MASK, 0, values, sides, _mask(places, sides), values)
+
+    def pack_blocks(self, places: NDArray[np.int64], values: Array, sides: Sides) -> _native.Weights:
+        return _written(Form.BLOCKS, 0, values, sides, _mask(places, sides), values)
 
     def pack_slots(self, places: NDArray[np.int64], values: Array, sides: Sides) -> _native.Weights:
         return _written(Form.SLOTS, 0, values, sides, _gaps(places), values)
@@ -73,6 +74,12 @@ def _written(form: Form, bits: int, like: Array, sides: Sides, *lists: Array, le
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         parts += [struct.pack("<I", values.size), little.tobytes()]
     return cast(_native.Weights, Written(b"".join(parts)))
+
+
+def _mask(places: NDArray[np.int64], sides: Sides) -> NDArray[np.uint8]:
+    mask = np.zeros(np.prod(sides[:4]), np.uint8)
+    mask[places] = 1
+    return pack(mask, 1)
 
 
 def _gaps(places: NDArray[np.int64]) -> NDArray[np.uint8]:

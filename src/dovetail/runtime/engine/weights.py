@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from dovetail import _native
 from dovetail.errors import DovetailError
 from dovetail.formats import Codebook, Float, Format
-from dovetail.kernels.choice import DENSE, candidates, times_of
+from dovetail.kernels.choice import BLOCKS, DENSE, candidates, times_of
 from dovetail.kernels.convolution import Window
-from dovetail.kernels.stored import Packer, Stored, stored
+from dovetail.kernels.stored import Packer, Stored, block_density, stored
 from dovetail.runtime.engine.layers import Convolution
 
 CHOICES = ("measured", "dense", "stored")
@@ -105,10 +105,11 @@ class Packing:
         """A form with the layer's weights in the layer's order, if there is one that may be better than dense."""
         weights = layer.weights
         if weights.dtype == np.int8:
-            if np.unique(weights.reshape(-1)[:SAMPLE]).size > FEW and np.count_nonzero(weights) > DENSE * weights.size:
+            zeros = np.count_nonzero(weights) <= DENSE * weights.size or block_density(weights, integers=True) <= BLOCKS
+            if not zeros and np.unique(weights.reshape(-1)[:SAMPLE]).size > FEW:
                 return None  # at a glance
             different = np.unique(weights)
-            if different.size > FEW and np.count_nonzero(weights) > DENSE * weights.size:
+            if not zeros and different.size > FEW:
                 return None
             return Codebook.encode(weights.astype(np.float32), table=different)
         format = self.tensors.get(layer.weight)
