@@ -1,12 +1,13 @@
 """Networks compressed and run by us, beside the whole ones in int8 in every runtime.
 
-    python benchmarks/compressed.py [NETWORK/BATCH ...] [--threads 1] [--work FOLDER] [--list]
+    python benchmarks/compressed.py [RECIPE/BATCH ...] [--threads 1] [--work FOLDER] [--list]
 
-CIFAR-10, the given weights. recipes/NETWORK_fast.toml compresses and retrains; a run that was interrupted goes on where
-it was. The peers' setting is the whole network in int8, by `ptq` on the same images, which loses about as little; they
-run ours too, as standard ONNX. Accuracy is that of the files in the engine on the 10,000 test images. Every runtime is
-a process of its own on one thread, answers are compared first, and all take turns (see engine.py). `ratio`: how many
-times as long as our engine with our compression takes. Records results/compressed.json.
+CIFAR-10, the given weights. recipes/RECIPE.toml, whose name begins with the network's, compresses and retrains; a run
+that was interrupted goes on where it was. The peers' setting is the whole network in int8, by `ptq` on the same images,
+which loses about as little; they run ours too, as standard ONNX. Accuracy is that of the files in the engine on the
+10,000 test images. Every runtime is a process of its own on one thread, answers are compared first, and all take turns
+(see engine.py). `ratio`: how many times as long as our engine with our compression takes. Records
+results/compressed.json.
 
 Tried for ResNet-20, not kept: one residual branch out (6 epochs), then channels at 0.75 (20 epochs): 90.99 %, and no
 faster (1.6 times OpenVINO's whole network where the recorded one had 1.8, in the same run): stage 1, which takes half
@@ -38,18 +39,22 @@ from dovetail.workload import trace
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "compressed.json"
-CASES = [f"{network}/{batch}" for network in ("resnet20", "resnet56") for batch in (1, 32)]
+RECIPES = ("resnet20_blocks", "resnet20_channels", "resnet56_blocks", "resnet56_depth")
+CASES = [f"{recipe}/{batch}" for recipe in RECIPES for batch in (1, 32)]
 WHOLE = Recipe(name="int8", steps=(RecipeStep(method=Ptq()),))
 RUNTIMES = ("dovetail", "onnxruntime", "openvino")
 ROUNDS = 25
 
 
 def run(case: str, options: Options) -> dict[str, Any]:
-    network, batch = case.split("/")
-    dataset = load_dataset("cifar10")
-    recipes = {"compressed": Recipe.load(HERE / "recipes" / f"{network}_fast.toml"), "whole": WHOLE}
-    resumed = (options.work / f"{network}-compressed").exists()
-    files = {kind: made(network, kind, recipe, dataset, options) for kind, recipe in recipes.items()}
+    name, batch = case.split("/")
+    network = name.partition("_")[0]
+    dataset, recipe = load_dataset("cifar10"), Recipe.load(HERE / "recipes" / f"{name}.toml")
+    resumed = (options.work / name).exists()
+    files = {
+        "compressed": made(network, recipe, dataset, options.work / name, options.seed),
+        "whole": made(network, WHOLE, dataset, options.work / f"{network}_whole", options.seed),
+    }
     rows = {kind: described(file, dataset) for kind, file in files.items()}
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder, "inputs.npy")
@@ -61,7 +66,7 @@ def run(case: str, options: Options) -> dict[str, Any]:
             for worker in (worker for group in workers.values() for worker in group.values()):
                 worker.process.communicate("")
     return {
-        "recipe": recipes["compressed"].text,
+        "recipe": recipe.text,
         "resumed": resumed,  # then the seconds are those of the last part only
         "accuracy_original": score(given(network), dataset),
         **rows,
@@ -69,11 +74,10 @@ def run(case: str, options: Options) -> dict[str, Any]:
     }
 
 
-def made(network: str, kind: str, recipe: Recipe, dataset: Dataset, options: Options) -> Path:
+def made(network: str, recipe: Recipe, dataset: Dataset, folder: Path, seed: int) -> Path:
     """The artefact that a recipe gives."""
-    folder = options.work / f"{network}-{kind}"
     with Progress() as progress:
-        found = compress(given(network), dataset, recipe, seed=options.seed, folder=folder, progress=progress)
+        found = compress(given(network), dataset, recipe, seed=seed, folder=folder, progress=progress)
     file = folder / "model.dvt"
     freeze(found.model, dataset.example(), remaining=found.remaining, provenance=found.provenance).save(file)
     return file
@@ -81,9 +85,14 @@ def made(network: str, kind: str, recipe: Recipe, dataset: Dataset, options: Opt
 
 def described(file: Path, dataset: Dataset) -> dict[str, Any]:
     session = load(file, threads=1)
-    macs = trace(to_torch(Artefact.load(file)), dataset.example()).macs
+    work = trace(to_torch(Artefact.load(file)), dataset.example())
     accuracy = score(lambda inputs: torch.from_numpy(session(inputs.numpy())), dataset)
-    return {"accuracy": accuracy, "macs": macs, "bytes": file.stat().st_size}
+    return {
+        "accuracy": accuracy,
+        "macs": work.macs,
+        "nonzero_macs": work.nonzero_macs,
+        "bytes": file.stat().st_size,
+    }
 
 
 def started(file: Path, inputs: Path, threads: int) -> dict[str, Worker]:
@@ -113,8 +122,9 @@ def race(rows: dict[str, dict[str, Any]], workers: dict[str, dict[str, Worker]])
 
 def table(results: Rows) -> Table:
     shown = Table(title="CIFAR-10, one thread: milliseconds, and how many times as long as ours compressed")
-    for column in ("network/batch", "", "accuracy %", "drop", *RUNTIMES):
-        shown.add_column(column, justify="left" if column in ("network/batch", "") else "right")
+    for column in ("recipe/batch", "", "accuracy %", "drop", *RUNTIMES):
+        left = column in ("recipe/batch", "")
+        shown.add_column(column, justify="left" if left else "right", no_wrap=left)
     for case, row in results.items():
         for kind in ("compressed", "whole"):
             own = row[kind]

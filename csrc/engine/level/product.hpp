@@ -153,10 +153,10 @@ struct RowProducts {
   }
 };
 
-template <class Kernel, int blocks, int pixels, class AnyTile>
-inline void with_pixels(const AnyTile& tile) {
-  if (tile.pixel_count == pixels) return Kernel::template run<pixels, blocks>(tile);
-  if constexpr (pixels > 1) with_pixels<Kernel, blocks, pixels - 1>(tile);
+template <class Kernel, int blocks, int pixels, class AnyTile, class... More>
+inline void with_pixels(const AnyTile& tile, const More&... more) {
+  if (tile.pixel_count == pixels) return Kernel::template run<pixels, blocks>(tile, more...);
+  if constexpr (pixels > 1) with_pixels<Kernel, blocks, pixels - 1>(tile, more...);
 }
 
 template <class Kernel, class AnyTile>
