@@ -72,6 +72,9 @@ FIELDS_AT: dict[str, Callable[[float], dict[str, Any]]] = {
 }
 """What stands for the ratio where a method has no budget. Block convolution removes no MACs: it has one point."""
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"magnitude in blocks": ("magnitude", {"block": (16, 4)})}
+"""Methods set otherwise than by default, under a name of their own."""
+
 METHODS_AT_3 = [name for name, method in METHODS.items() if method.kind in ("shrink", "rebuild", "prune")] + [
     "smartdeal"
 ]
@@ -80,6 +83,7 @@ POINTS = [
     *(f"resnet20/{name}/3" for name in METHODS_AT_3 if name != "block_convolution"),
     "resnet20/block_convolution/1",
     *(f"resnet20/{name}/{ratio}" for name in BEST for ratio in (2, 5)),
+    *(f"resnet20/magnitude in blocks/{ratio}" for ratio in (2, 3)),
     *(f"resnet20/torch-pruning/{ratio}" for ratio in (2, 3, 5)),
     *(f"resnet20/nncf magnitude/{ratio}" for ratio in (2, 3, 5)),
     "resnet20/aimet spatial svd/3",
@@ -103,11 +107,12 @@ class Point:
 
 def method_at(name: str, ratio: float) -> Method:
     """The method, so set that one `ratio`-th of the multiply-accumulates is left."""
-    kind = METHODS[name]
+    method, settings = VARIANTS.get(name, (name, {}))
+    kind = METHODS[method]
     if name in FIELDS_AT:
         return kind(**FIELDS_AT[name](ratio))
     assert any(field.name == "budget" for field in fields(kind)), f"{name} takes no budget"
-    return kind(budget=Budget(macs=1 / ratio))
+    return kind(budget=Budget(macs=1 / ratio), **settings)
 
 
 def run(name: str, seed: int, threads: int, work: Path, progress: Progress) -> dict[str, Any]:
