@@ -115,7 +115,7 @@ FEW = partial(Codebook.encode, table=np.array([-3, -2, -1, 0, 1, 2, 3, 5], np.fl
 
 
 def stored(integers: bool) -> tuple[nn.Module, dict[str, Layout]]:
-    """Weights in each form that a plan has: codes, a bitmap, nonzeros, nonzeros as codes (in floats), blocks, dense."""
+    """Weights in each form that a plan has: codes, a bitmap, nonzeros, these as codes, blocks (of integers), dense."""
     model = nn.Sequential(
         nn.Conv2d(3, 20, 3, padding=1), nn.ReLU(), nn.Conv2d(20, 12, 3, padding=1, stride=2), nn.ReLU(),
         nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 36), nn.ReLU(),

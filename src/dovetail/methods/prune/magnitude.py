@@ -13,9 +13,8 @@ layer's kept fraction directly (t_l is then the fraction's quantile of |W_l|), c
 the sparsity or budget asked for. The paper permits every layer the same loss ("sensitivity"); by default the sum of the
 losses is made least instead ("least_loss"). Each of R rounds removes the same share of what is left: where k is to stay
 in the end, round r keeps k^((r + 1) / R), of every layer or ("sensitivity") of all together, shared out anew. Of blocks
-those of the largest mean square stay (Narang: of the largest weight), and the same share of them. Biases and
-normalisation are not pruned. Pruned weights never return. Weights that have lost their path to the output go too
-(`dead_units`).
+those of the largest mean square stay, and the same share of them. Biases and normalisation are not pruned. Pruned
+weights never return. Weights that have lost their path to the output go too (`dead_units`).
 """
 
 from __future__ import annotations
