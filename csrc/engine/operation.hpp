@@ -40,7 +40,8 @@ class Operation {
 
 // What happens to a sum before it is written, in this order: times scale, plus bias, (rounded to a grid), (plus the
 // residual times its factors), activation, limits; where the output is uint8, then times 1 / its scale, rounded to even,
-// and its zero added.
+// and its zero added. Sums of integers that become uint8, with limits only and nothing added but uint8, are counted in
+// the output's steps from the start: scale, bias and factors are times 1 / its scale first.
 struct Epilogue {
   std::vector<float> scale, bias;  // one for each (padded) output channel
   Grid rounding;

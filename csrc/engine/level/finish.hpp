@@ -124,52 +124,64 @@ void finish_with(const Finish<Sum> f) {  // a copy, as outputs might alias the o
   }
 }
 
-inline void store_codes(std::uint8_t* to, const Int (&codes)[1]) { store(to, narrow(codes[0])); }
-inline void store_codes(std::uint8_t* to, const Int (&codes)[4]) {
-  store(to, narrow(codes[0], codes[1], codes[2], codes[3]));
-}
-
-// The same for sums of integers that become codes, with no activation but limits, which are never NaN: products with
-// scales keep their order, so that all limits are applied at once. Some vectors of outputs, from `first` on.
-template <bool adds, int vectors>
+// The same for sums of integers that become codes, with no activation but limits: counted in steps of the output's codes
+// all along, which takes fewer operations. Of 4 / vectors pixels at once so many vectors of outputs, from `first` on.
+template <bool adds, bool rounds, int vectors>
 inline void finish_columns(const Finish<std::int32_t>& f, int first) {
+  constexpr int together = 4 / vectors;
   const float low = f.activation == Activation::relu && f.low < 0.0f ? 0.0f : f.low;
-  const Float least = larger(constant(low * f.inverse_scale), constant(-f.zero));
-  const Float most = smaller(constant(f.high * f.inverse_scale), constant(255.0f - f.zero));
+  const Float highest = constant(255.0f - f.zero), most = smaller(highest, constant(f.high * f.inverse_scale));
+  // Rounding keeps the order of numbers: this limit can be one of codes, which saturate.
+  const Int least = nearest(smaller(highest, larger(constant(low * f.inverse_scale), constant(-f.zero))));
+  const int zero = int(f.zero);
+  const Bytes4 lowest = as_codes({least, least, least, least}, zero);
+  const Float grid_least = constant(f.rounding.least), grid_most = constant(f.rounding.most);
+  const Float grid_step = constant(f.rounding.scale * f.inverse_scale);
+  const float unit = rounds ? f.rounding.inverse_scale : f.inverse_scale;
+  Float scale[vectors], bias[vectors], factor[vectors];
+  Float offset[vectors];  // of the residual: its zero, and the bias where that is not rounded before
+  repeat<vectors>([&](auto i) {
+    const int at = first + i * width;
+    scale[i] = load<Float>(f.scale + at) * unit, bias[i] = load<Float>(f.bias + at) * unit;
+    if constexpr (adds) {
+      factor[i] = residual_factor(f, at) * f.inverse_scale, offset[i] = factor[i] * -f.residual_zero;
+      if constexpr (!rounds) offset[i] = offset[i] + bias[i];
+    }
+  });
   // Field by field, as outputs might alias them; a copy of all would wait for what was just written.
   const int outputs = f.blocks * lanes, pixel_count = f.pixel_count;
   const std::int32_t *sums = f.sums + first, *output_pixels = f.output_pixels, *residual_pixels = f.residual_pixels;
   const std::uint8_t* residual = static_cast<const std::uint8_t*>(f.residual) + first;
   std::uint8_t* output = static_cast<std::uint8_t*>(f.output) + first;
-  const float inverse_scale = f.inverse_scale, residual_zero = f.residual_zero;
-  const Grid rounding = f.rounding;
-  const auto zero = std::int32_t(f.zero);
-  Float scale[vectors], bias[vectors], factor[vectors];
-  repeat<vectors>([&](auto i) {
-    scale[i] = load<Float>(f.scale + first + i * width), bias[i] = load<Float>(f.bias + first + i * width);
-    factor[i] = residual_factor(f, first + i * width);
-  });
-  for (int p = 0; p < pixel_count; ++p, sums += outputs) {
-    Int codes[vectors];
-    repeat<vectors>([&](auto i) {
-      Float v = sum_as_float(sums + i * width) * scale[i] + bias[i];
-      if constexpr (adds) {
-        if (rounding.scale > 0) v = on_grid(v, rounding);
-        const Float added = to_float(widen(load<Byte>(residual + residual_pixels[p] + i * width)));
-        v = v + (added - residual_zero) * factor[i];
-      }
-      codes[i] = rounded(smaller(larger(v * inverse_scale, least), most), zero);
+  const auto steps = [&](int pixel, auto i) {
+    const Float sum = sum_as_float(sums + pixel * outputs + i * width);
+    if constexpr (!adds) return fused(sum, scale[i], bias[i]);
+    const Float code = to_float(widen(load<Byte>(residual + residual_pixels[pixel] + i * width)));
+    const Float added = fused(code, factor[i], offset[i]);
+    if constexpr (!rounds) return fused(sum, scale[i], added);
+    return fused(whole(smaller(larger(fused(sum, scale[i], bias[i]), grid_least), grid_most)), grid_step, added);
+  };
+  for (int p = 0; p < pixel_count; p += together) {
+    int pixel[together];  // the last one more than once
+    repeat<together>([&](auto q) { pixel[q] = p + q < pixel_count ? p + q : pixel_count - 1; });
+    Int counts[4];
+    repeat<together>([&](auto q) {
+      repeat<vectors>([&](auto i) { counts[q * vectors + i] = nearest(smaller(most, steps(pixel[q], i))); });
     });
-    store_codes(output + output_pixels[p], codes);
+    Bytes4 codes = as_codes(counts, zero);
+    codes = codes > lowest ? codes : lowest;
+    Byte each[4];
+    store(each, codes);
+    repeat<4>([&](auto k) { store(output + output_pixels[pixel[k / vectors]] + k % vectors * width, each[k]); });
   }
 }
 
-template <bool adds>
+template <bool adds, bool rounds>
 void finish_codes(const Finish<std::int32_t>& f) {
   const int outputs = f.blocks * lanes;
   int o = 0;
-  for (; o + 4 * width <= outputs; o += 4 * width) finish_columns<adds, 4>(f, o);
-  for (; o < outputs; o += width) finish_columns<adds, 1>(f, o);
+  for (; o + 4 * width <= outputs; o += 4 * width) finish_columns<adds, rounds, 4>(f, o);
+  for (; o < outputs; o += width) finish_columns<adds, rounds, 1>(f, o);
 }
 
 inline bool only_limits(const Finish<std::int32_t>& f) {
@@ -180,7 +192,10 @@ inline bool only_limits(const Finish<std::int32_t>& f) {
 template <class Sum>
 void finish(const Finish<Sum>& f) {
   if constexpr (std::is_same_v<Sum, std::int32_t>)
-    if (only_limits(f)) return f.residual ? finish_codes<true>(f) : finish_codes<false>(f);
+    if (only_limits(f))
+      return !f.residual              ? finish_codes<false, false>(f)
+             : f.rounding.scale == 0 ? finish_codes<true, false>(f)
+                                     : finish_codes<true, true>(f);
   switch (f.activation) {
     case Activation::none: return finish_with<Sum, Activation::none>(f);
     case Activation::relu: return finish_with<Sum, Activation::relu>(f);

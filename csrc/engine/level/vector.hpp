@@ -59,11 +59,17 @@ inline Int broadcast4(const std::uint8_t* from) {
 
 inline Int widen(Byte v) { return Int(_mm512_cvtepu8_epi32(__m128i(v))); }
 inline Byte narrow(Int v) { return Byte(_mm512_cvtepi32_epi8(__m512i(v))); }  // of 0 .. 255
-inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
-  const __m512i first = _mm512_packs_epi32(__m512i(a), __m512i(b)), second = _mm512_packs_epi32(__m512i(c), __m512i(d));
+// Each plus `zero` (0 .. 255), limited to 0 .. 255.
+inline Bytes4 as_codes(const Int (&v)[4], int zero) {
+  const __m512i first = _mm512_packs_epi32(__m512i(v[0]), __m512i(v[1]));
+  const __m512i last = _mm512_packs_epi32(__m512i(v[2]), __m512i(v[3])), zeros = _mm512_set1_epi16(short(zero));
+  const __m512i codes = _mm512_packus_epi16(_mm512_adds_epi16(first, zeros), _mm512_adds_epi16(last, zeros));
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return Bytes4(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)));
+  return Bytes4(_mm512_permutexvar_epi32(order, codes));
 }
+// To even, of numbers up to 2 ** 22; far below, and where there is none (NaN), something below -32768.
+inline Int nearest(Float v) { return Int(_mm512_cvtps_epi32(__m512(v))); }
+inline Float whole(Float v) { return Float(_mm512_roundscale_ps(__m512(v), _MM_FROUND_TO_NEAREST_INT)); }
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm512_fmadd_ps(a, b, sum)); }
 inline Float square_root(Float v) { return Float(_mm512_sqrt_ps(__m512(v))); }
 // a in 0 .. 255, b in -32768 .. 32767
@@ -98,11 +104,14 @@ inline Byte narrow(Int v) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(__m256i(v)), _mm256_extracti128_si256(__m256i(v), 1));
   return __builtin_bit_cast(Byte, _mm_cvtsi128_si64(_mm_packus_epi16(words, words)));
 }
-inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
-  const __m256i first = _mm256_packs_epi32(__m256i(a), __m256i(b)), second = _mm256_packs_epi32(__m256i(c), __m256i(d));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  return Bytes4(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order));
+inline Bytes4 as_codes(const Int (&v)[4], int zero) {
+  const __m256i first = _mm256_packs_epi32(__m256i(v[0]), __m256i(v[1]));
+  const __m256i last = _mm256_packs_epi32(__m256i(v[2]), __m256i(v[3])), zeros = _mm256_set1_epi16(short(zero));
+  const __m256i codes = _mm256_packus_epi16(_mm256_adds_epi16(first, zeros), _mm256_adds_epi16(last, zeros));
+  return Bytes4(_mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
+inline Int nearest(Float v) { return Int(_mm256_cvtps_epi32(__m256(v))); }
+inline Float whole(Float v) { return Float(_mm256_round_ps(__m256(v), _MM_FROUND_TO_NEAREST_INT)); }
 inline Float multiply_add(Float a, Float b, Float sum) { return Float(_mm256_fmadd_ps(a, b, sum)); }
 inline Float square_root(Float v) { return Float(_mm256_sqrt_ps(__m256(v))); }
 inline Int multiply_add(Int a, Int b, Int sum) { return sum + Int(_mm256_madd_epi16(__m256i(a), __m256i(b))); }
@@ -137,9 +146,13 @@ inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::u
 
 inline Int widen(Byte v) { return __builtin_convertvector(v, Int); }
 inline Byte narrow(Int v) { return __builtin_convertvector(v, Byte); }
-inline Bytes4 narrow(Int a, Int b, Int c, Int d) {
-  const Byte four[] = {narrow(a), narrow(b), narrow(c), narrow(d)};
-  return __builtin_bit_cast(Bytes4, four);
+inline Bytes4 as_codes(const Int (&v)[4], int zero) {
+  Byte codes[4];
+  for (int i = 0; i < 4; ++i) {
+    const Int code = v[i] + zero, limited = code > 255 ? Int{} + 255 : code;
+    codes[i] = narrow(limited > 0 ? limited : Int{});
+  }
+  return __builtin_bit_cast(Bytes4, codes);
 }
 inline Float multiply_add(Float a, Float b, Float sum) { return a * b + sum; }
 inline Float square_root(Float v) {
@@ -212,6 +225,19 @@ inline Int rounded(Float v, std::int32_t added = 0) {
   constexpr float magic = 12582912.0f;  // 1.5 * 2 ** 23: its last bit counts ones
   return bits(v + magic) + (added - __builtin_bit_cast(std::int32_t, magic));
 }
+
+#if defined(__AVX2__)
+inline Float fused(Float a, Float b, Float sum) { return multiply_add(a, b, sum); }
+#else
+inline Int nearest(Float v) { return rounded(larger(v, Float{} - 65536.0f)); }
+inline Float whole(Float v) { return to_float(rounded(v)); }
+// Rounded once, as elsewhere: a product of two float32 is exact in float64.
+inline Float fused(Float a, Float b, Float sum) {
+  using Double = double __attribute__((vector_size(8 * width)));
+  const auto exact = [](Float v) { return __builtin_convertvector(v, Double); };
+  return __builtin_convertvector(exact(a) * exact(b) + exact(sum), Float);
+}
+#endif
 
 }  // namespace
 }  // namespace dovetail::engine

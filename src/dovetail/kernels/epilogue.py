@@ -7,7 +7,8 @@
     q = round(v * (1 / output.scale)) + output.zero, in 0 .. 255, where the output is codes
 
 All in float32 and in this order, so that the engine and this reference give the same codes. round() goes to even. NaN
-stays NaN; it has the lowest code.
+stays NaN; it has the lowest code. Sums of integers that become codes, with no activation but relu and nothing added
+but codes, are counted in steps of the output's codes all along, each product and its sum rounded once (`_in_steps`).
 """
 
 from collections.abc import Callable
@@ -84,6 +85,8 @@ class Epilogue:
     def __call__(self, sums: Array) -> Array:
         """What is written for these sums, whose last axis is the output channel."""
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if self.output and sums.dtype.kind == "i" and self._only_limits():
+                return self._in_steps(sums, self.output)
             v = sums.astype(_f) * self.scale.astype(_f) + self.bias.astype(_f)
             if self.rounding is not None:
                 v = self.rounding.values(self.rounding.codes(v))
@@ -94,6 +97,36 @@ class Epilogue:
             v = ACTIVATIONS[self.activation](v, *([] if self.slopes is None else [self.slopes.astype(_f)]))
             v = np.minimum(np.maximum(v, _f(self.low)), _f(self.high))
             return self.output.codes(v) if self.output else v
+
+    def _only_limits(self) -> bool:
+        alone = self.rounding is None if self.residual is None else self.residual_codes is not None
+        return alone and self.activation in ("none", "relu")
+
+    def _in_steps(self, sums: Array, output: Codes) -> NDArray[np.uint8]:
+        """Counts of steps are numbers over the scale of codes: here those of the output, or of the sum's own grid."""
+        inverse = _f(1) / _f(output.scale)
+        unit = inverse if self.rounding is None else _f(1) / _f(self.rounding.scale)
+        v, scale, bias = sums.astype(_f), self.scale.astype(_f) * unit, self.bias.astype(_f) * unit
+        if self.residual is None or self.residual_codes is None:
+            v = fused(v, scale, bias)
+        else:
+            factor = self.factors() * _f(self.residual_codes.scale) * inverse
+            offset = factor * -_f(self.residual_codes.zero)
+            added = fused(self.residual.astype(_f), factor, offset if self.rounding else offset + bias)
+            if self.rounding is None:
+                v = fused(v, scale, added)
+            else:
+                zero = _f(self.rounding.zero)
+                rounded = np.rint(np.minimum(np.fmax(fused(v, scale, bias), -zero), _f(255) - zero))
+                v = fused(rounded, _f(self.rounding.scale) * inverse, added)
+        low = max(_f(self.low), _f(0)) if self.activation == "relu" else _f(self.low)
+        return Codes(1.0, output.zero).codes(np.minimum(np.fmax(v, low * inverse), _f(self.high) * inverse))
+
+
+def fused(a: Floats, b: Floats | np.float32, c: Floats) -> Floats:
+    """a * b + c, rounded once to float32 (the product is exact in float64)."""
+    result: Floats = (a.astype(np.float64) * b + c).astype(_f)
+    return result
 
 
 def exponential(x: Floats) -> Floats:
