@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from dovetail.compression import compress, planning_context
+from dovetail.compression import compress
 from dovetail.data import load_dataset
 from dovetail.machine import processor
 from dovetail.methods import Magnitude, Method, WeightSharing
@@ -32,6 +32,7 @@ from dovetail.methods.constraint import constraints
 from dovetail.methods.prune.magnitude import Mask
 from dovetail.methods.prune.sensitivity import KEPT_FRACTIONS, scan
 from dovetail.networks import load_model
+from dovetail.planning import planning_context
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.train import Training, score, train
 
@@ -96,7 +97,7 @@ def sensitivity() -> dict[str, dict[str, float]]:
         names = [
             f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
         ]
-        curves = scan(model, names, planning_context(dataset, model).loss)
+        curves = scan(model, names, planning_context(dataset, model))
         found[network] = {name: round(curve[KEPT_FRACTIONS.index(0.1)], 4) for name, curve in curves.items()}
     return found
 

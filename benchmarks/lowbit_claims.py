@@ -35,13 +35,14 @@ from records import Options, given, over_seeds, run_cases
 from torch import Tensor, nn
 from vgg import trained
 
-from dovetail.compression import compress, planning_context
+from dovetail.compression import compress
 from dovetail.data import Dataset, load_dataset
 from dovetail.data.noise import noise
 from dovetail.methods import Method
 from dovetail.methods.method import weight_tensors
 from dovetail.methods.reconstruction import reestimate_norms
 from dovetail.networks import load_model
+from dovetail.planning import planning_context
 from dovetail.recipe import Recipe, RecipeStep
 from dovetail.runtime import freeze
 from dovetail.train import Training, score

@@ -26,8 +26,8 @@ from onnxruntime import InferenceSession
 from structure_peers import with_convolution_shortcuts
 from torch import nn
 
-from dovetail.compression import planning_context
 from dovetail.data import Dataset
+from dovetail.planning import planning_context
 from dovetail.runtime import export_onnx, freeze
 from dovetail.train import score
 

@@ -30,12 +30,12 @@ from rich.table import Table
 from torch import nn
 from vgg import trained
 
-from dovetail.compression import planning_context
 from dovetail.data import load_dataset
 from dovetail.machine import processor
 from dovetail.methods import Nonlinear
 from dovetail.methods.budget import Budget
 from dovetail.methods.method import Context, Plan
+from dovetail.planning import planning_context
 from dovetail.train import Training
 from dovetail.workload.trace import trace
 

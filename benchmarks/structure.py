@@ -37,7 +37,7 @@ from rich.table import Table
 from structure_peers import PEERS, finished
 from torch import nn
 
-from dovetail.compression import compress, planning_context
+from dovetail.compression import compress
 from dovetail.data import Dataset, load_dataset
 from dovetail.formats import Format, Layout, Product
 from dovetail.machine import processor
@@ -46,6 +46,7 @@ from dovetail.methods.budget import Budget
 from dovetail.methods.constraint import bake, constraints, layouts
 from dovetail.methods.factorize.penni import nonzero_macs as two_step_macs
 from dovetail.methods.factorize.shared_kernels import SharedKernels
+from dovetail.planning import planning_context
 from dovetail.recipe import Recipe, RecipeStep, of_method, paced
 from dovetail.runtime import Artefact, Session, freeze
 from dovetail.train import Training, score, train

@@ -28,6 +28,7 @@ ORDER = (
     "methods",
     "train",
     "recipe",
+    "planning",
     "compression",
     "runtime",
     "hardware",

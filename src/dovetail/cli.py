@@ -170,8 +170,9 @@ def compress(
 def _show_plan(
     network: "LoadedModel", dataset: "Dataset", steps: "Recipe", measure: "ModuleLatency", out: Path
 ) -> None:
+    with _progress() as progress:
+        seen = dovetail.preview(network.module, dataset, steps, measure, progress)
     with messages.status("planning"):
-        seen = dovetail.preview(network.module, dataset, steps, measure)
         words = dovetail.expectations(network.module, seen, dataset.example(), [measure.target])
     titled = [(f"step {number}: {method.name}", plan) for number, (method, plan) in enumerate(seen.steps, 1)]
     for title, plan in titled:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
-import itertools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
 from dovetail.data import Dataset
 from dovetail.data.dataset import SplitName
@@ -30,24 +29,9 @@ from dovetail.methods import Method
 from dovetail.methods.constraint import bake, layouts, to_compress
 from dovetail.methods.method import Context, Plan
 from dovetail.methods.output_errors import planned
-from dovetail.methods.watching import require_finite_inputs
+from dovetail.planning import Latency, measuring, planning_context
 from dovetail.recipe import Recipe
 from dovetail.train import load_state, save_state, score, train
-from dovetail.train.placing import channels_last
-
-PLANNING_IMAGES = 1000
-"""How many validation images a plan's measurements use."""
-
-PROBE_IMAGES = 250
-"""How many of them a scan of many settings uses."""
-
-CALIBRATION_IMAGES = 1000
-"""How many training images, without their labels, statistics and reconstruction use."""
-
-CALIBRATION_ELEMENTS = 2**27
-"""How many numbers these images may have together: large ones are fewer."""
-
-Latency = Callable[[nn.Module, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -138,7 +122,13 @@ def compress(
     return run.result()
 
 
-def preview(model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency | None = None) -> Preview:
+def preview(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    latency: Latency | None = None,
+    progress: Progress | None = None,
+) -> Preview:
     """Plan every step of the recipe and apply it to a copy of `model`, without retraining.
 
     `compress` plans a step on the model as retrained by then, so that its later plans may differ from these.
@@ -147,10 +137,11 @@ def preview(model: nn.Module, dataset: Dataset, recipe: Recipe, latency: Latency
     changed = to_compress(model)
     steps = []
     for method in (step.method for step in recipe.steps):
-        plan = planned(method, changed, context)
-        for stage in range(method.stages):
-            plan = method.refine(changed, plan, stage, context)
-            changed = method.apply(changed, plan, stage, context).eval()
+        with measuring(context, f"planning {method.name}", progress, []) as measured:
+            plan = planned(method, changed, measured)
+            for stage in range(method.stages):
+                plan = method.refine(changed, plan, stage, measured)
+                changed = method.apply(changed, plan, stage, measured).eval()
         steps.append((method, plan))
     return Preview(tuple(steps), changed)
 
@@ -192,6 +183,7 @@ class _Run:
         self.judge, self.folder, self.progress, self.name = judge, folder, progress, name
         self.plans: dict[str, Plan] = {}
         self.history: list[Round] = []
+        self.measured: list[float] = []  # since the last plan or round
         self.identity = self._identity()
         self.context = planning_context(dataset, self.original, latency)
         self.baseline = 0.0
@@ -205,7 +197,9 @@ class _Run:
     def carry_out(self, step: int) -> None:
         method, training = self.recipe.steps[step].method, self.recipe.steps[step].training
         if str(step) not in self.plans:
-            self.plans[str(step)] = planned(method, self.model, self.context)
+            with self._measuring(f"planning {method.name}") as context:
+                self.plans[str(step)] = planned(method, self.model, context)
+            self.measured.clear()
             self._save()
         for stage in range(method.stages):
             done = [entry for entry in self.history if entry.step == step]
@@ -214,7 +208,8 @@ class _Run:
             if stage < len(done):
                 continue
             before = copy.deepcopy(self.model) if self.max_drop is not None else None
-            plan = self.plans[str(step)] = method.refine(self.model, self.plans[str(step)], stage, self.context)
+            with self._measuring(f"planning {method.name}, round {stage + 1} of {method.stages}") as context:
+                plan = self.plans[str(step)] = method.refine(self.model, self.plans[str(step)], stage, context)
             self.model = method.apply(self.model, plan, stage, self.context)
             if training is not None:
                 self.model = self._train(step, stage)
@@ -229,6 +224,9 @@ class _Run:
         }
         plans = tuple((self.recipe.steps[int(step)].method.name, plan) for step, plan in self.plans.items())
         return Compressed(self.model, self.dataset, self.recipe.remaining, tuple(self.history), plans, provenance)
+
+    def _measuring(self, what: str) -> AbstractContextManager[Context]:
+        return measuring(self.context, what, self.progress, self.measured, self._save)
 
     def _train(self, step: int, stage: int) -> nn.Module:
         training = self.recipe.steps[step].training
@@ -254,6 +252,7 @@ class _Run:
             assert before is not None
             self.model = before
         method = self.recipe.steps[step].method
+        self.measured.clear()
         self.history.append(Round(method.name, step, stage, reached, size, kept))
         self._save()
         if (checkpoint := self._checkpoint_path(step, stage)) is not None:
@@ -296,6 +295,7 @@ class _Run:
             "identity": self.identity,
             "baseline": self.baseline,
             "plans": self.plans,
+            "measured": self.measured,
             "history": [asdict(entry) for entry in self.history],
             "model": dict(self.model.state_dict()),
         }
@@ -308,6 +308,7 @@ class _Run:
                 "repeat that one to end it, choose another folder, or discard it (--fresh)"
             )
         self.baseline, self.plans = state["baseline"], dict(state["plans"])
+        self.measured = list(state["measured"])
         self.history = [Round(**entry) for entry in state["history"]]
         context = replace(self.context, rebuilding=True)
         for entry in self.history:
@@ -315,58 +316,3 @@ class _Run:
                 method = self.recipe.steps[entry.step].method
                 self.model = method.apply(self.model, self.plans[str(entry.step)], entry.stage, context)
         self.model.load_state_dict(state["model"])
-
-
-def planning_context(dataset: Dataset, original: nn.Module, latency: Latency | None = None) -> Context:
-    """What a method may use: the loss on validation images, against labels or else the original; unlabelled inputs.
-
-    Where nothing but the original says what is right, and validation images are few, the loss is on training images.
-    Synthetic data are no data: a method then measures weights.
-    """
-    original = to_compress(original)
-    unlabelled = dataset.task.targets_from_original
-    few = len(dataset.validation) < min(PROBE_IMAGES, len(dataset.train)) and not dataset.synthetic
-    batches = [
-        (channels_last(inputs), targets)
-        for inputs, targets in dataset.batches(
-            "train" if unlabelled and few else "validation", dataset.fitting(PROBE_IMAGES), limit=PLANNING_IMAGES
-        )
-    ]
-    if unlabelled:
-        with torch.no_grad():
-            batches = [(inputs, original(inputs)) for inputs, _ in batches]
-
-    @torch.no_grad()
-    def mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-        model.eval()
-        sums = [float(dataset.task.loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches]
-        return sum(sums) / sum(len(inputs) for inputs, _ in batches)
-
-    loss, example = partial(mean_loss, batches=batches), dataset.example()
-    if dataset.synthetic:
-        return Context(loss=loss, example=example, original=original, latency=latency)
-    probed = _first(batches, PROBE_IMAGES)
-    return Context(
-        loss=loss,
-        probe=partial(mean_loss, batches=probed),
-        probe_images=sum(len(inputs) for inputs, _ in probed),
-        example=example,
-        inputs=_calibration(dataset),
-        original=original,
-        latency=latency,
-    )
-
-
-def _calibration(dataset: Dataset) -> Tensor:
-    """Training inputs without their labels, always the same ones."""
-    count = min(CALIBRATION_IMAGES, max(1, CALIBRATION_ELEMENTS // math.prod(dataset.input_shape)))
-    batches = dataset.batches("train", dataset.fitting(PROBE_IMAGES), seed=0, limit=count)
-    found = torch.cat([inputs for inputs, _ in batches])
-    require_finite_inputs(found)
-    return channels_last(found)
-
-
-def _first(batches: list[tuple[Tensor, Tensor]], images: int) -> list[tuple[Tensor, Tensor]]:
-    """The first batches, up to so many images, one batch at least."""
-    ends = itertools.accumulate(len(inputs) for inputs, _ in batches)
-    return [batch for batch, end in zip(batches, ends, strict=True) if end <= images] or batches[:1]

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from dovetail.compression import planning_context
 from dovetail.data import load_dataset
 from dovetail.errors import RecipeError
 from dovetail.methods.constraint import Step, bake, constraints, find, layouts
 from dovetail.methods.method import Context
 from dovetail.methods.quantize.admm import GRIDS, Admm, PulledToGrid, best_scale, nearest, refitted
 from dovetail.networks import load_model
+from dovetail.planning import planning_context
 from dovetail.train import Training, score, train
 
 LENGTHS = {"binary": 8, "ternary": 6, "five": 5, "seven": 4}

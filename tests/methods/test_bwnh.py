@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dovetail.compression import planning_context
 from dovetail.data import load_dataset
 from dovetail.errors import RecipeError
 from dovetail.methods.constraint import bake, layouts
@@ -18,6 +17,7 @@ from dovetail.methods.quantize.bwnh import Bwnh, descended, hashed
 from dovetail.methods.quantize.quantizer import sign
 from dovetail.methods.responses import patches
 from dovetail.networks import load_model
+from dovetail.planning import planning_context
 from dovetail.train import score
 
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dovetail.compression import planning_context
 from dovetail.data import load_dataset
 from dovetail.errors import DataError, RecipeError
 from dovetail.methods.constraint import bake, constrain, find, layouts
@@ -19,6 +18,7 @@ from dovetail.methods.quantize.dynamic_fixed_point import DynamicFixedPoint, bes
 from dovetail.methods.quantize.fixed_point_grid import FixedPointGrid
 from dovetail.methods.quantize.quantizer import input_quantizers
 from dovetail.networks import load_model
+from dovetail.planning import planning_context
 from dovetail.runtime import Session, freeze
 from dovetail.train import score
 

@@ -131,7 +131,8 @@ def test_the_scan_finds_the_layer_that_matters_and_leaves_the_model_alone() -> N
     inputs = torch.randn(64, 20)
     target = model(inputs).detach()
     before = model[0].weight.clone()
-    curves = scan(model, ["0.weight", "1.weight"], lambda m: float((m(inputs) - target).detach().square().mean()))
+    context = Context(loss=lambda m: float((m(inputs) - target).detach().square().mean()), example=inputs[:1])
+    curves = scan(model, ["0.weight", "1.weight"], context)
     at_5_percent = KEPT_FRACTIONS.index(0.05)
     assert curves["0.weight"][at_5_percent] > 0.05
     assert curves["1.weight"][at_5_percent] == 0

@@ -106,8 +106,9 @@ class Channels(Method):
         trial = copy.deepcopy(model).eval()
         found = dependencies(trial, context.example)
         state = {name: tensor.clone() for name, tensor in trial.state_dict().items()}
-        base = context.probe(trial) if context.probe is not None else 0.0
         probes = context.probes(model, len(groups))
+        context.expect(1 + sum(len(measured_at(len(self._sizes(g.size)), probes)) for g in groups.values()))
+        base = context.probe(trial) if context.probe is not None else 0.0
         curves: dict[str, dict[int, float]] = {}
         for name, group in groups.items():
             sizes = self._sizes(group.size)

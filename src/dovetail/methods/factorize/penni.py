@@ -188,6 +188,7 @@ class Penni(Method):
         if self.budget is None:
             return {name: [Option(self.threshold, 0.0, 0.0)] for name in plan}
         trial, now, probe = copy.deepcopy(model), measure(model, context.example), context.probe
+        context.expect(1 + len(plan) * len(THRESHOLDS))
         base = probe(trial) if probe is not None else 0.0
         options: dict[str, list[Option]] = {}
         for name in plan:

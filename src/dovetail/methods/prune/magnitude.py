@@ -150,7 +150,7 @@ class Magnitude(Method):
             return {}
         if context.probe is None:
             return weight_errors(model, names, self._mask)
-        return scan(model, names, context.loss, self._mask)
+        return scan(model, names, context, self._mask)
 
     def _share(self, curves: Mapping[str, Curve], costs: Mapping[str, float], sparsity: float) -> dict[str, float]:
         if not curves:

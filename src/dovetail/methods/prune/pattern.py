@@ -81,7 +81,7 @@ class Pattern(Method):
         kernels = self._kernels(sizes)
         curves = weight_errors(model, weights, kernel_mask)
         if context.probe is not None:
-            curves = scan(model, weights, context.loss, kernel_mask)
+            curves = scan(model, weights, context, kernel_mask)
         shared = least_loss(curves, sizes.costs(self.budget), 1 - kernels)
         return {
             name: {

@@ -7,7 +7,7 @@ arXiv:1506.02626, section 4.1 and figure 6: each layer is pruned alone, without 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dovetail.methods.allocation import Option, allocate
 from dovetail.methods.constraint import bake
+from dovetail.methods.method import Context
 
 KEPT_FRACTIONS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02)
 
@@ -53,16 +54,17 @@ def kept_largest(weight: Tensor, kept: float, block: tuple[int, int] = (1, 1)) -
 
 def scan(
     model: nn.Module,
-    names: Iterable[str],
-    loss: Callable[[nn.Module], float],
+    names: Collection[str],
+    context: Context,
     mask: Callable[[Tensor, float], Tensor] = kept_largest,
 ) -> dict[str, Curve]:
     """For each named weight, the rise of the loss when that weight alone is pruned to each of KEPT_FRACTIONS.
 
     `mask` gives what stays of a weight at a kept fraction.
     """
-    plain = bake(model)
+    plain, loss = bake(model), context.loss
     parameters = dict(plain.named_parameters())
+    context.expect(1 + len(names) * len(KEPT_FRACTIONS))
     base = loss(plain)
     curves: dict[str, Curve] = {}
     for name in names:
