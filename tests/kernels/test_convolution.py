@@ -164,6 +164,24 @@ def test_codes_round_to_even_and_end_at_their_limits(level: str) -> None:
 
 
 @each_level
+@pytest.mark.parametrize(("activation", "low"), [("none", -np.inf), ("relu", -np.inf), ("none", 2.5)])
+def test_codes_of_integers_round_to_even_and_end_at_their_limits(level: str, activation: str, low: float) -> None:
+    """Of rows of five pixels, where four are finished at once; up to sums that no integer holds, and no number is."""
+    x = np.arange(256, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 5, 1), np.uint8)
+    scale = np.array([1, 0.5, -0.5, 3e7, 1e30, -1e30, np.inf], np.float32)
+    epilogue = Epilogue(scale=scale, bias=0 * np.ones(7, np.float32), activation=activation, low=low, high=250.5,
+                        output=Codes(1.0, 3))  # fmt: skip
+    weights, inputs = np.ones((7, 1, 1, 1), np.int8), Codes(1.0, 128)
+    found = Convolution(x.shape, weights, Window(), epilogue, inputs, level=level)(x)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = (x.astype(np.float32) - 128) * scale
+    least = max(low, 0 if activation == "relu" else -np.inf)
+    expected = np.clip(np.rint(np.clip(np.nan_to_num(values, nan=-np.inf), least, 250.5)), -3, 252) + 3
+    assert np.array_equal(found, expected)
+    assert np.array_equal(convolution(x, weights, Window(), epilogue, inputs), expected)
+
+
+@each_level
 def test_the_largest_sums_do_not_saturate(level: str) -> None:
     x, weights = np.full((1, 1, 1, 64), 255, np.uint8), np.full((2, 64, 1, 1), -128, np.int8)
     weights[1] = 127
