@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.progress import Progress
 from tests.test_resuming import Killed, dataset, network
 from torch import Tensor, nn
@@ -68,6 +69,9 @@ def test_a_plan_killed_at_every_loss_measures_each_once_and_ends_the_same(
     assert measured == needed + kills  # those that killed were begun once more
     assert kills >= needed // 2
     assert resumed.plans == whole.plans
+    found, expected = resumed.model.state_dict(), whole.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_what_follows_from_a_time_is_measured_again() -> None:
