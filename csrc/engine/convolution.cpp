@@ -158,31 +158,36 @@ struct Nest {
   // The outputs `blocks` of `count` pixels: panel by panel of their weights, and each for all pixels.
   void run_chunk(const Blocks& blocks, std::int64_t first, int count, std::byte* scratch) const {
     constexpr int one[2] = {1, 1};
-    Offsets input, output, residual;
-    input.locate(first, count, pixels, in, window.stride, -window.padding[0], -window.padding[1]);
-    output.locate(first, count, pixels, out, one, 0, 0);
-    if (!epilogue.residual.empty()) residual.locate(first, count, pixels, added, one, 0, 0);
+    Offsets output, others[2];
+    output.locate(first, count, pixels, out, one);
+    const auto located = [&](const Tensor& tensor, const int (&stride)[2], Offsets& own) {
+      if (stride[0] == 1 && stride[1] == 1 && tensor.lies_like(out)) return output.at;
+      own.locate(first, count, pixels, tensor, stride);
+      return own.at;
+    };
+    const std::int32_t* const input_at = located(in, window.stride, others[0]);
+    const std::int32_t* const residual_at = epilogue.residual.empty() ? output.at : located(added, one, others[1]);
     const int image = pixels.first_image(first);
     const Span span = weights.spans[blocks.first];
     const auto panels = cut_columns(int(taps.size()), span.count * taps_in_one, longest_panel(span));
     const int most = most_pixels(blocks.count);
     Finish<Sum> last = finishing<Sum>(run, epilogue, image, blocks.first, blocks.count);
-    last.output_pixels = output.at, last.residual_pixels = residual.at;
-    if (direct) return run_direct(blocks, image, input.at, count, reinterpret_cast<Sum*>(scratch), last);
+    last.output_pixels = output.at, last.residual_pixels = residual_at;
+    if (direct) return run_direct(blocks, image, input_at, count, reinterpret_cast<Sum*>(scratch), last);
     for (const Columns& columns : panels) {
       Tile<Input, Weight, Sum> whole = panel_tile(blocks, span, columns, scratch + sums_bytes);
-      whole.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first + columns.channel);
+      whole.input = corner(image) + span.first + columns.channel;
       PixelOrder::At at = pixels.at(first);
       for (int p = 0; p < count;) {
         const int rest = side_by_side ? std::min(count - p, pixels.run(at)) : count - p;
         Tile<Input, Weight, Sum> tile = whole;
-        tile.pixels = input.at + p, tile.pixel_count = divide_up(rest, divide_up(rest, most));
+        tile.pixels = input_at + p, tile.pixel_count = divide_up(rest, divide_up(rest, most));
         // Where one panel is all there is, sums need not be kept.
         tile.sums = reinterpret_cast<Sum*>(scratch) + (panels.size() > 1 ? p * blocks.count * lanes : 0);
         if (!clipped || clip(tile, columns, at, blocks)) product(tile);
         if (&columns == &panels.back()) {
           last.sums = tile.sums, last.pixel_count = tile.pixel_count;
-          last.output_pixels = output.at + p, last.residual_pixels = residual.at + p;
+          last.output_pixels = output.at + p, last.residual_pixels = residual_at + p;
           finish(last);
         }
         p += tile.pixel_count;
@@ -216,7 +221,7 @@ struct Nest {
   void run_direct(const Blocks& blocks, int image, const std::int32_t* at, int count, Sum* sums,
                   Finish<Sum>& last) const {
     const Span span = weights.spans[blocks.first];
-    Tile<Input, Weight, Sum> tile = {.input = data<Input>(run.reads[0], in.at(image, 0, 0) + span.first),
+    Tile<Input, Weight, Sum> tile = {.input = corner(image) + span.first,
                                      .pixels = at,
                                      .pixel_count = count,
                                      .taps = taps.data(),
@@ -248,9 +253,9 @@ struct Nest {
             .start = column ? nullptr : start.data() + blocks.first * lanes};
   }
 
-  template <class Element>
-  static Element* data(const Place& place, std::ptrdiff_t at) {
-    return reinterpret_cast<Element*>(place.data) + at;
+  // Where the first window of an image begins.
+  const Input* corner(int image) const {
+    return reinterpret_cast<const Input*>(run.reads[0].data) + in.at(image, -window.padding[0], -window.padding[1]);
   }
 };
 

@@ -41,10 +41,8 @@ struct PixelOrder {
 struct Offsets {
   std::int32_t at[chunk_pixels];
 
-  // Of `count` pixels, from `first` on; their places in `tensor` are as far apart as `stride` says, the first at (row,
-  // column).
-  void locate(std::int64_t first, int count, const PixelOrder& pixels, const Tensor& tensor, const int (&stride)[2],
-              int row, int column) {
+  // Of `count` pixels, from `first` on; their places in `tensor` are as far apart as `stride` says.
+  void locate(std::int64_t first, int count, const PixelOrder& pixels, const Tensor& tensor, const int (&stride)[2]) {
     const std::ptrdiff_t step = pixels.across ? tensor.image_elements() : stride[1] * tensor.padded_channels();
     PixelOrder::At pixel = pixels.at(first);
     const int start = pixels.first_image(first);
@@ -52,8 +50,7 @@ struct Offsets {
       run = pixels.run(pixel);
       const int end = std::min(count, p + run);
       std::ptrdiff_t offset =
-          tensor.at(pixel.image - start, pixel.row * stride[0] + row, pixel.column * stride[1] + column) -
-          tensor.at(0, 0, 0);
+          tensor.at(pixel.image - start, pixel.row * stride[0], pixel.column * stride[1]) - tensor.at(0, 0, 0);
       for (; p < end; ++p, offset += step) at[p] = std::int32_t(offset);
     }
   }

@@ -30,6 +30,11 @@ struct Tensor {
   std::ptrdiff_t at(int image, int row, int column) const {
     return image * image_elements() + (row + border) * row_elements() + std::ptrdiff_t(column + border) * padded_channels();
   }
+  // Whether pixels lie as far apart as those of the other.
+  bool lies_like(const Tensor& other) const {
+    return padded_channels() == other.padded_channels() && row_elements() == other.row_elements() &&
+           image_elements() == other.image_elements();
+  }
 };
 
 }  // namespace dovetail::engine
