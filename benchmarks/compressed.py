@@ -9,9 +9,9 @@ which loses about as little; they run ours too, as standard ONNX. Accuracy is th
 (see engine.py). `ratio`: how many times as long as our engine with our compression takes. Records
 results/compressed.json.
 
-ResNet-20 in blocks was measured twice: the first time ONNX Runtime's whole network took 2.36 times as long at batch 1,
-OpenVINO's 2.43. With half of the multiplications left (1 round of 20 epochs) it had 91.11 %, with 0.45 (2 rounds of 9)
-91.10. ResNet-56 in blocks had 92.53 % after 1 round of 15 epochs.
+ResNet-20 in blocks was raced three times at batch 1: the best whole network of the others took 2.36, 2.22 (recorded)
+and 2.20 times as long. With half of the multiplications left (1 round of 20 epochs) it had 91.11 %, with 0.45 (2 rounds
+of 9) 91.10. ResNet-56 in blocks had 92.53 % after 1 round of 15 epochs.
 
 Tried for ResNet-20, not kept: one residual branch out (6 epochs), then channels at 0.75 (20 epochs): 90.99 %, and no
 faster (1.6 times OpenVINO's whole network where the recorded one had 1.8, in the same run): stage 1, which takes half

@@ -88,7 +88,7 @@ def test_what_follows_from_a_time_is_measured_again() -> None:
 
 
 @pytest.mark.parametrize("name", SCANNING)
-def test_progress_is_shown_and_ends_where_the_method_expects(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_and_ends_where_the_method_expects(name: str) -> None:
     shown: list[tuple[float, float | None]] = []
 
     class Watched(Progress):
