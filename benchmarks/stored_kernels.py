@@ -2,15 +2,20 @@
 
     python benchmarks/stored_kernels.py [1] [2]    threads; records benchmarks/results/stored_kernels.json
 
-The layers of EIE (Han et al., ISCA 2016, table III): their sizes and densities, random weights and activations. And a
-layer of 4096 x 4096 in every format. Peers hold the same weights dense (float32 and int8) or as CSR, and are given what
-costs them least: their own tensors, bound once. All take turns in short bursts; a figure is the median over the bursts,
-in microseconds, with quartiles, and `best` the fastest burst: where other work shares the cores, long calls are
-interrupted more often than short ones, so that ratios of medians flatter the short ones and ratios of the best do not.
+The layers of EIE (Han et al., ISCA 2016, table III): their sizes and densities of weights and activations, at random.
+And a layer of 4096 x 4096 in every format. Peers hold the same weights dense (float32 and int8) or as CSR, and are
+given what costs them least: their own tensors, bound once. All take turns in short bursts; a figure is the median over
+the bursts, in microseconds, with quartiles, and `best` the fastest burst: where other work shares the cores, long calls
+are interrupted more often than short ones: ratios of medians flatter the short ones, and ratios of the best do not.
+
+Each layer of EIE is run alone, again and again, when what fits into the caches stays there; and `in_turn`, the three of
+a network one after the other, as in the network: weights must then come from where those of all three fit. The engine's
+kernel is there the one that it chooses by trying.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -26,9 +31,10 @@ import scipy.sparse
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from dovetail.formats import NM, Affine, Binary, Bitmap, Codebook, Format, RelativeIndex, Ternary
+from dovetail.formats import NM, Affine, Binary, Bitmap, Codebook, Float, Format, Ternary
 from dovetail.kernels import Codes, Epilogue, Product, signs, stored
-from kernels import burst, microseconds, roof, run_on_threads
+from dovetail.kernels.choice import Reading, times_of
+from kernels import BURST, burst, microseconds, roof, run_on_threads
 
 RESULTS = Path(__file__).parent / "results" / "stored_kernels.json"
 Array = np.ndarray[Any, Any]
@@ -44,15 +50,62 @@ EIE = {  # inputs, outputs, density of weights and of activations
     "VGG-8": (4096, 1000, 0.23, 0.411),
 }
 CENTROIDS = np.array([-9, -7, -5.5, -4, -3, -2, -1, 0, 1, 2, 3, 4.5, 6, 8, 10], np.float32) / 64
-"""A codebook of 4 bits: whole multiples of 1/128, so that int8 holds it too, and all peers compute the same layer."""
+"""A codebook of 4 bits: whole multiples of STEP, so that int8 holds it too, and all peers compute the same layer."""
+STEP = 1 / 128
+FIFTEENTHS = np.linspace(-112, 120, 16).round() / 32
 
 
-def layer(inputs: int, outputs: int, density: float) -> Array:
-    rng = np.random.default_rng(inputs + outputs)
-    nonzeros = CENTROIDS[CENTROIDS != 0]
-    drawn = nonzeros[rng.integers(0, nonzeros.size, (outputs, inputs), np.uint8)]
-    drawn[rng.random((outputs, inputs), np.float32) >= density] = 0
-    return drawn
+NETWORKS = {"AlexNet": ("Alex-6", "Alex-7", "Alex-8"), "VGG-16": ("VGG-6", "VGG-7", "VGG-8")}
+BYTES, FLOATS = ("int8, slots", "int8, mask", "int8, inputs"), ("float32, slots", "float32, inputs")
+"""What activations are, and the engine's kernel; `inputs` has codes of 4 bits where they are int8."""
+
+
+class Layer:
+    """Of EIE's table. `active`: another density of activations than its."""
+
+    def __init__(self, name: str, active: float | None = None) -> None:
+        inputs, outputs, density, own = EIE[name]
+        rng = np.random.default_rng(inputs + outputs)
+        nonzeros = CENTROIDS[CENTROIDS != 0]
+        self.weights = nonzeros[rng.integers(0, nonzeros.size, (outputs, inputs), np.uint8)]
+        self.weights[rng.random((outputs, inputs), np.float32) >= density] = 0
+        self.codes = codes(inputs, own if active is None else active)
+        self.tolerance = 1e-5 * np.sqrt(inputs) * 128
+        self.format = Codebook.encode(self.weights, table=CENTROIDS)
+
+    def expected(self) -> Array:
+        return self.codes.astype(np.float64) @ self.weights.T.astype(np.float64)
+
+    def ours(self, threads: int, kinds: tuple[str, ...]) -> dict[str, Runner]:
+        runners = {}
+        for kind in kinds:
+            type_, _, kernel = kind.partition(", ")
+            x = self.codes if type_ == "int8" else self.codes.astype(np.float32)
+            runners[f"ours {kind}"] = ours(self.format, kernel, x, threads)
+        return runners
+
+    def chosen(self, threads: int) -> tuple[str, ...]:
+        """What the engine chooses for integers, and for floats."""
+        kinds = []
+        for type_ in ("int8", "float32"):
+            times = times_of(self.format, Reading(integers=type_ == "int8", zeros=True), threads=threads)
+            kinds.append(f"{type_}, {min(times, key=times.__getitem__)}")
+        return tuple(kinds)
+
+    def peers(self, threads: int, integers: bool) -> dict[str, Runner]:
+        if integers:
+            whole = np.rint(self.weights / STEP).astype(np.int8)
+            runners = {"openvino int8": openvino(whole, self.codes, threads)}
+            runners["onnxruntime int8"] = onnxruntime(whole, self.codes, threads)
+            return {name: scaled(runner, STEP) for name, runner in runners.items()}
+        x = self.codes.astype(np.float32)
+        return {
+            "pytorch float32": pytorch(self.weights, x, threads),
+            "openvino float32": openvino(self.weights, x, threads),
+            "onnxruntime float32": onnxruntime(self.weights, x, threads),
+            "pytorch CSR": pytorch_sparse(self.weights, x, threads),
+            "scipy CSR": scipy_sparse(self.weights, x, threads),
+        }
 
 
 def codes(inputs: int, density: float) -> Array:
@@ -142,83 +195,98 @@ def scipy_sparse(weights: Array, x: Array, _: int) -> Runner:
     return lambda: matrix @ vector, lambda: (matrix @ vector)[None]
 
 
-def in_turn(runners: dict[str, Runner], expected: Array, tolerance: float) -> dict[str, Any]:
+def scaled(runner: Runner, factor: float) -> Runner:
+    return runner[0], lambda: runner[1]() * factor
+
+
+def in_turns(runners: dict[str, Runner], expected: Array, tolerance: float) -> dict[str, Any]:
     rows: dict[str, Any] = {}
-    for name, (run, answer) in runners.items():
-        run()
-        differs = float(np.abs(answer().astype(np.float64) - expected).max())
-        if differs > tolerance:
-            raise SystemExit(f"{name}'s answer differs by {differs}, of {np.abs(expected).max()}")
-        rows[name] = {"differs": round(differs, 6)}
+    for name, runner in runners.items():
+        rows[name] = {"differs": check(name, runner, expected, tolerance)}
     taken: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(ROUNDS):
         for name, (run, _answer) in runners.items():
             taken[name].append(burst(run))
     for name, times in taken.items():
-        rows[name] |= microseconds(times) | {"best": round(1e6 * min(times), 2)}
+        rows[name] |= microseconds(times) | {"best": best(times)}
     return rows
 
 
+def check(name: str, runner: Runner, expected: Array, tolerance: float) -> float:
+    """How far its answer is from the right one."""
+    run, answer = runner
+    run()
+    differs = float(np.abs(answer().astype(np.float64) - expected).max())
+    if differs > tolerance:
+        raise SystemExit(f"{name}'s answer differs by {differs}, of {np.abs(expected).max()}")
+    return round(differs, 6)
+
+
+def best(times: list[float]) -> float:
+    return round(1e6 * min(times), 2)
+
+
 def eie_layer(name: str, threads: int) -> dict[str, Any]:
-    inputs, outputs, density, active = EIE[name]
-    weights = layer(inputs, outputs, density)
-    integers = np.rint(weights * 128).astype(np.int8)
-    values, coded = partial(Affine.encode, bits=8, scale=1 / 128), partial(Codebook.encode, table=CENTROIDS)
-    bytes_, shared = Bitmap.encode(weights, values), RelativeIndex.encode(weights, coded, index_bits=4)
-    x, few = codes(inputs, 1.0), codes(inputs, active)
-    real, few_real = (v.astype(np.float32) for v in (x, few))
-    rows = in_turn(
-        {
-            "ours int8, slots": _scaled(ours(bytes_, "slots", x, threads), 128),
-            "ours int8, bitmap": _scaled(ours(bytes_, "mask", x, threads), 128),
-            "openvino int8": openvino(integers, x, threads),
-            "onnxruntime int8": onnxruntime(integers, x, threads),
-        },
-        x.astype(np.float64) @ integers.T.astype(np.float64),
-        0.5,
-    )
-    del integers
-    tolerance = 1e-5 * np.sqrt(inputs) * 128
-    exact = real.astype(np.float64) @ weights.T.astype(np.float64)
-    rows |= in_turn(
-        {
-            "ours 4-bit codebook, slots": ours(shared, "slots", real, threads),
-            "pytorch float32": pytorch(weights, real, threads),
-            "openvino float32": openvino(weights, real, threads),
-            "onnxruntime float32": onnxruntime(weights, real, threads),
-            "pytorch CSR": pytorch_sparse(weights, real, threads),
-            "scipy CSR": scipy_sparse(weights, real, threads),
-        },
-        exact,
-        tolerance,
-    )
-    rows |= in_turn(
-        {
-            "ours 4-bit codebook, few activations": ours(shared, "slots", few_real, threads),
-            "ours int8, few activations": ours(bytes_, "slots", few, threads),
-        },
-        few_real.astype(np.float64) @ weights.T.astype(np.float64),
-        tolerance,
-    )
-    return rows | _ratios(rows)
+    """Alone. With all activations as well, as some kernels leave out those that are zero."""
+    made = Layer(name)
+    rows = in_turns(made.ours(threads, BYTES) | made.peers(threads, integers=True), made.expected(), 0.5)
+    rows |= in_turns(made.ours(threads, FLOATS) | made.peers(threads, integers=False), made.expected(), made.tolerance)
+    full = Layer(name, active=1.0)
+    rows |= {
+        f"{kind}, all active": row
+        for kind, row in in_turns(full.ours(threads, (*BYTES, *FLOATS)), full.expected(), full.tolerance).items()
+    }
+    return rows | ratios(rows)
 
 
-def _scaled(runner: Runner, factor: float) -> Runner:
-    return runner[0], lambda: runner[1]() * factor
+def eie_network(names: tuple[str, ...], threads: int) -> dict[str, dict[str, Any]]:
+    """Its layers one after the other."""
+    runs: dict[str, list[Runner]] = {}
+    for name in names:
+        made = Layer(name)
+        runners = made.ours(threads, made.chosen(threads)) | made.peers(threads, True) | made.peers(threads, False)
+        for runtime, runner in runners.items():
+            runs.setdefault(runtime.partition(",")[0], []).append(runner)
+            check(runtime, runner, made.expected(), made.tolerance)
+    taken: dict[str, list[list[float]]] = {runtime: [[] for _ in names] for runtime in runs}
+    for _ in range(ROUNDS):
+        for runtime, runners in runs.items():
+            for times, seconds in zip(taken[runtime], one_after_the_other([run for run, _ in runners]), strict=True):
+                times.append(seconds)
+    rows: dict[str, dict[str, Any]] = {
+        name: {runtime: microseconds(times[i]) | {"best": best(times[i])} for runtime, times in taken.items()}
+        for i, name in enumerate(names)
+    }
+    return {name: row | ratios(row) for name, row in rows.items()}
 
 
-def _ratios(rows: dict[str, Any]) -> dict[str, Any]:
-    """Over the fastest dense float32, and over the fastest peer: int8 over all, float32 over those in float32."""
-    ratios: dict[str, Any] = {}
+def one_after_the_other(runs: list[Callable[[], object]]) -> list[float]:
+    """Seconds of each: the median over as many rounds as fit into a burst, the first of which does not count."""
+    times: list[list[float]] = []
+    end = time.perf_counter() + len(runs) * BURST
+    while len(times) < 6 or time.perf_counter() < end:
+        row = []
+        for run in runs:
+            start = time.perf_counter()
+            run()
+            row.append(time.perf_counter() - start)
+        times.append(row)
+    return [float(seconds) for seconds in np.median(times[1:], axis=0)]
+
+
+def ratios(rows: dict[str, Any]) -> dict[str, Any]:
+    """Of our fastest over the fastest dense float32, and over the fastest peer: in float32, of those in float32."""
+    found: dict[str, Any] = {}
     peers = {name: row for name, row in rows.items() if not name.startswith("ours")}
-    for mine in ("ours int8, slots", "ours 4-bit codebook, slots"):
-        alike = {name: row for name, row in peers.items() if "int8" in mine or "int8" not in name}
+    for kind in ("int8", "float32"):
+        own = [row for name, row in rows.items() if name.startswith(f"ours {kind}") and "all active" not in name]
+        alike = [row for name, row in peers.items() if kind == "int8" or "int8" not in name]
+        dense = [row for name, row in peers.items() if name.endswith(" float32")]
         for figure, by in (("us", "medians"), ("best", "best")):
-            dense = min(row[figure] for name, row in peers.items() if name.endswith(" float32"))
-            peer = min(row[figure] for row in alike.values())
-            over = {"dense float32": round(dense / rows[mine][figure], 1), "peers": round(peer / rows[mine][figure], 1)}
-            ratios.setdefault(mine, {})[by] = over
-    return {"ratios": ratios}
+            mine, peer, floats = (min(row[figure] for row in each) for each in (own, alike, dense))
+            over = {"dense float32": round(floats / mine, 1), "peers": round(peer / mine, 1)}
+            found.setdefault(f"ours {kind}", {})[by] = over
+    return {"ratios": found}
 
 
 def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
@@ -230,9 +298,12 @@ def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
     eight = partial(Affine.encode, bits=8)
     cases: dict[str, tuple[Format, str, bool]] = {
         "int8": (eight(tensor, axis=0), "dense", True),
-        "4-bit codebook": (Codebook.encode(tensor, table=np.linspace(-112, 120, 16).round() / 32), "codes", True),
+        "4-bit codebook": (Codebook.encode(tensor, table=FIFTEENTHS), "codes", True),
         "4-bit codebook, float32": (Codebook.encode(tensor, table=np.sort(tensor[0, :16])), "codes", False),
         "4-bit affine": (Affine.encode(tensor, bits=4, axis=0), "codes", True),
+        "4-bit codebook, 35 % active": (Codebook.encode(tensor, table=FIFTEENTHS), "inputs", True),
+        "int8, 35 % active": (eight(tensor, axis=0), "inputs", True),
+        "float32, 35 % active": (Float.encode(tensor), "inputs", False),
         "ternary": (Ternary.encode(np.where(abs(tensor) > 0.7, tensor, 0), axis=0, symmetric=True), "codes", True),
         "binary": (Binary.encode(tensor, axis=0), "codes", True),
         "2:4 of int8": (NM.encode(pairs, eight, n=2, m=4), "mask", True),
@@ -242,12 +313,12 @@ def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
     }
     rows: dict[str, Any] = {}
     for name, (format, kernel, integers) in cases.items():
-        x = codes(side, 1.0)
+        x = codes(side, 0.35 if "active" in name else 1.0)
         weights = stored(format, kernel, integers=integers)
         runner = ours(format, kernel, x if integers else x.astype(np.float32), threads)
         matrix = weights.values()[:, :, 0, 0].astype(np.float64) * weights.scale.astype(np.float64)[:, None]
         expected = x.astype(np.float64) @ matrix.T
-        row = in_turn({name: runner}, expected, 2e-6 * float(np.abs(expected).max() * 64))[name]
+        row = in_turns({name: runner}, expected, 2e-6 * float(np.abs(expected).max() * 64))[name]
         read = weights.pack().bytes
         row |= {"bytes": read, "of_bandwidth": round(read / row["best"] * 1e6 / bandwidth, 3)}
         rows[name] = row
@@ -256,7 +327,7 @@ def every_format(threads: int, bandwidth: float) -> dict[str, Any]:
     product = Product(1, weights, Epilogue(scale=1 / weights.scale, bias=0 * ones), Codes(1, 128), threads=threads)
     answer = product(x)
     expected = np.where(x >= 128, 1.0, -1.0) @ weights.values()[:, :, 0, 0].T.astype(np.float64)
-    rows["binary x binary"] = in_turn({"": (product.run, lambda: answer)}, expected, 0.5)[""]
+    rows["binary x binary"] = in_turns({"": (product.run, lambda: answer)}, expected, 0.5)[""]
     rows["binary x binary"] |= {"bytes": weights.pack().bytes}
     rows["binary x binary"]["of_bandwidth"] = round(side**2 / 8 / rows["binary x binary"]["best"] * 1e6 / bandwidth, 3)
     return rows
@@ -273,9 +344,17 @@ def every_layer(threads: int) -> dict[str, Any]:
         )
     for name in EIE:
         results[name] = eie_layer(name, threads)
-        times = ", ".join(f"{key} {row['us']}" for key, row in results[name].items() if key != "ratios")
-        print(f"{threads}: {name}: {times}; {results[name]['ratios']}", flush=True)
+        tell(threads, name, results[name])
+    for network, names in NETWORKS.items():
+        results[f"{network}, in_turn"] = eie_network(names, threads)
+        for name, row in results[f"{network}, in_turn"].items():
+            tell(threads, f"{name} in turn", row)
     return results
+
+
+def tell(threads: int, name: str, row: dict[str, Any]) -> None:
+    times = ", ".join(f"{key} {one['us']}" for key, one in row.items() if key != "ratios")
+    print(f"{threads}: {name}: {times}; {row['ratios']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,18 @@ PackedWeights pack_coded_slots(const Places& places, const Row<std::uint8_t>& co
   return engine::pack_slots(nonzeros(places, codes, sides), table.data(), int(table.size()), weight_shape(sides));
 }
 
+template <class Weight>
+PackedWeights pack_inputs(const Row<Weight>& weights, const Sides& sides) {
+  expect_size(weights.size(), elements(sides), "weights");
+  return engine::pack_inputs(weights.data(), weight_shape(sides));
+}
+
+PackedWeights pack_coded_inputs(const Row<std::uint8_t>& codes, const Row<std::int8_t>& table, const Sides& sides) {
+  expect_size(codes.size(), elements(sides), "codes");
+  expect_size(table.size(), 16, "entries of a table");
+  return engine::pack_inputs(codes.data(), table.data(), weight_shape(sides));
+}
+
 void add(Program& program, std::unique_ptr<engine::Operation> operation, std::vector<Id> reads, Id write) {
   operation->reads = std::move(reads);
   operation->writes = {write};
@@ -282,6 +294,9 @@ void bind_program(nb::module_& m) {
   m.def("pack_blocks", &pack_blocks<float>, "Weights of which many are zero for 16 outputs at once.");
   m.def("pack_blocks", &pack_blocks<std::int8_t>);
   m.def("pack_coded_slots", &pack_coded_slots, "The same, as codes into a table.");
+  m.def("pack_inputs", &pack_inputs<float>, "Weights of which those of inputs that are zero are not read.");
+  m.def("pack_inputs", &pack_inputs<std::int8_t>);
+  m.def("pack_coded_inputs", &pack_coded_inputs, "The same, as codes of 4 bits into a table.");
   m.def("pack", &pack<float>, "The weights of a convolution, dense, as its kernels read them.");
   m.def("pack", &pack<std::int8_t>);
   nb::class_<Epilogue>(m, "Epilogue")

@@ -23,6 +23,7 @@ constexpr int long_row = 512;      // taps times channels: after shorter ones it
 constexpr int shortest_row = 6;    // of outputs: in tiles of fewer pixels sums wait for each other
 constexpr std::int64_t worth_threads = 1 << 19;  // bytes multiplied: fewer take about a microsecond
 constexpr std::int64_t longest_sum = (std::int64_t(1) << 31) / (255 * 128);
+static_assert(row_outputs <= chunk_pixels * widest * lanes);
 constexpr std::size_t sums_bytes = std::size_t(chunk_pixels) * widest * lanes * 4;
 constexpr std::size_t scratch_of_thread = sums_bytes + std::size_t(panel_bytes + 8 * 4) * widest * lanes;
 
@@ -42,9 +43,12 @@ struct Blocks {
   int first, count;
 };
 
-std::vector<Blocks> cut_outputs(const Weights& weights, int wide) {
+std::vector<Blocks> cut_outputs(const Weights& weights, int wide, bool together) {
   const std::vector<Span>& spans = weights.spans;
   std::vector<Blocks> tiles;
+  for (int block = 0; together && block < int(spans.size()); block += wide)
+    tiles.push_back({block, std::min(wide, int(spans.size()) - block)});
+  if (together) return tiles;
   for (int block = 0; block < int(spans.size()); block += tiles.back().count) {
     int count = wide;
     while (block + count > int(spans.size()) || (!weights.depthwise && spans[block] != spans[block + count - 1]))
@@ -94,13 +98,14 @@ struct Nest {
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
   std::int64_t pixel_count = std::int64_t(run.batch) * out.rows * out.columns;
   bool direct = weights.direct(pixel_count);
+  bool together = direct && weights.together().most > 1;
   bool depthwise_bytes = weights.depthwise && sizeof(Input) == 1;
   bool border_is_nothing = !weights.depthwise && !direct && (in.type == Type::float32 || in.zero == 0);
   PixelOrder pixels{run.batch, out.rows, out.columns, border_is_nothing && worth_going_across()};
   bool in_rows = depthwise_bytes ? columns_overlap() : rows_overlap() && run.primitives.row_pixels(1);
   bool side_by_side = in_rows || pixels.across;
   bool clipped = border_is_nothing && side_by_side;
-  std::vector<Blocks> tiles = cut_outputs(weights, widest_tile());
+  std::vector<Blocks> tiles = cut_outputs(weights, widest_tile(), together);
 
   // The smaller images are, the more of their taps lie on the border.
   bool worth_going_across() const {
@@ -123,7 +128,16 @@ struct Nest {
   }
 
   int widest_tile() const {
+    if (together) return widest_together();
     return depthwise_bytes ? widest : in_rows ? widest_row : blocks_of_tile(pixel_count, run.primitives);
+  }
+
+  // So that there is a tile for each thread, if there can be.
+  int widest_together() const {
+    const auto [least, most] = weights.together();
+    int wide = most;
+    while (wide > least && divide_up(weights.blocks(), wide) < run.threads.size()) wide /= 2;
+    return wide;
   }
 
   int most_pixels(int blocks) const {
@@ -228,7 +242,7 @@ struct Nest {
                                      .tap_count = int(taps.size()),
                                      .channels = span.count * taps_in_one,
                                      .blocks = blocks.count};
-    for (int block = 0; block < blocks.count; ++block) {
+    for (int block = 0; block < blocks.count; block += weights.together().most) {
       tile.start = start.data() + (blocks.first + block) * lanes;
       tile.sums = sums + block * lanes;
       weights.product(run.primitives, blocks.first + block, tile);

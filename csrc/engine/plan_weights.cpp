@@ -99,13 +99,20 @@ std::unique_ptr<Weights> signs(PlanReader& reader, Type activations, int least, 
   return std::make_unique<SignWeights>(read_codes(reader, 1, count_of(shape)), activations, least, middle[0], shape);
 }
 
+std::unique_ptr<Weights> coded_inputs(PlanReader& reader, const WeightShape& shape) {
+  const auto table = reader.numbers<std::int8_t>();
+  expect(table.size(), 16, "entries of a table");
+  return pack_inputs(read_codes(reader, 4, count_of(shape)).data(), table.data(), shape);
+}
+
 template <class Weight>
 std::unique_ptr<Weights> read(PlanReader& reader, const PlanWeights& header, const WeightShape& shape) {
   switch (header.form) {
-    case Form::dense: {
+    case Form::dense:
+    case Form::inputs: {
       const auto values = reader.numbers<Weight>();
       expect(values.size(), count_of(shape), "weights");
-      return pack(values.data(), shape);
+      return header.form == Form::dense ? pack(values.data(), shape) : pack_inputs(values.data(), shape);
     }
     case Form::codes: return codes<Weight>(reader, header.bits, shape);
     case Form::mask:
@@ -113,6 +120,7 @@ std::unique_ptr<Weights> read(PlanReader& reader, const PlanWeights& header, con
     case Form::slots: return nonzeros<Weight>(reader, header.form, shape);
     case Form::signs: return signs(reader, header.bytes ? Type::uint8 : Type::float32, header.least, shape);
     case Form::coded_slots: check_plan(!header.bytes, "codes into a table of bytes"); return coded_slots(reader, shape);
+    case Form::coded_inputs: check_plan(header.bytes, "codes into a table of bytes"); return coded_inputs(reader, shape);
   }
   check_plan(false, "there is no form of weights " + std::to_string(int(header.form)));
   return nullptr;

@@ -1,11 +1,12 @@
 // The weights of a layer in a plan: PlanWeights, then the lists that its form has. Weights are in C order (outputs,
 // inputs / groups, rows, columns), float32 or int8 as `bytes` says; n is how many there are.
 //
-//   dense         n weights
+//   dense, inputs n weights
 //   codes         a table, n codes of `bits` bits without gaps, the first in the lowest bits
 //   mask, blocks  n bits, 1 for what is not zero; the nonzeros
 //   slots         gaps, the nonzeros
 //   coded_slots   a table of float32 that begins with zero, gaps, a code of 8 bits for each nonzero
+//   coded_inputs  a table of 16 int8, n codes of 4 bits without gaps
 //   signs         one float32, SignWeights' middle; n bits, 1 for +; activations are + from `least` on
 //
 // A gap is how many zeros lie before the next nonzero; 255 stands for 255 zeros of a longer gap.
@@ -20,7 +21,7 @@
 
 namespace dovetail::engine {
 
-enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots, signs, blocks };
+enum class Form : std::uint8_t { dense, codes, mask, slots, coded_slots, signs, blocks, inputs, coded_inputs };
 
 struct PlanWeights {
   Form form;

@@ -172,6 +172,8 @@ struct Primitives {
   void (*slots_float32)(const FloatProduct&, const Slots&);
   void (*steps_uint8)(const ByteProduct&, const Steps&);
   void (*steps_float32)(const FloatProduct&, const Steps&);
+  void (*inputs_uint8)(const ByteProduct&, const InputRows&);  // of one pixel, and as many blocks as the tile says
+  void (*inputs_float32)(const FloatProduct&, const InputRows&);
   int sign_pixels;  // of a product of signs, at most
   void (*read_signs_uint8)(const SignReading<std::uint8_t>&);
   void (*read_signs_float32)(const SignReading<float>&);

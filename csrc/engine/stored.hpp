@@ -56,6 +56,16 @@ struct Steps {
   int count;
 };
 
+// A row of weights for each column, so that those of inputs that are zero need not be read. A row has the outputs of a
+// block and of those after it, in this order. Codes of four bits lie in bytes, 128 outputs in 64 of them: the first half
+// of the outputs in the lower bits, the second in the upper ones.
+struct InputRows {
+  const std::uint8_t* rows;  // int8, float32 or codes
+  std::ptrdiff_t row_bytes;  // from one to the next
+  const std::int8_t* table;  // for codes: the 16 entries, four times; else null
+};
+constexpr int row_outputs = 4096;  // of a product, at most: the sums stay in the first cache
+
 // Pixels at most of a product straight from stored weights.
 constexpr int stored_pixels = 4;
 

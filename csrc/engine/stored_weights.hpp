@@ -1,4 +1,5 @@
-// Weights executed as they are stored: codes, masks with nonzeros, slots of few nonzeros, or nonzero blocks.
+// Weights executed as they are stored: codes, masks with nonzeros, slots of few nonzeros, nonzero blocks; or input by
+// input, so that what inputs of zero would be multiplied with is not read.
 #pragma once
 #include "weights.hpp"
 
@@ -29,5 +30,10 @@ std::unique_ptr<Weights> pack_steps(const Nonzeros<std::int8_t>& nonzeros, const
 // Codes into a table of `entries` floats, 256 at most, whose first one is 0.
 std::unique_ptr<Weights> pack_slots(const Nonzeros<std::uint8_t>& nonzeros, const float* table, int entries,
                                     const WeightShape& shape);
+
+// Dense weights in C order, of one group; or codes of 4 bits into a table of 16 bytes.
+std::unique_ptr<Weights> pack_inputs(const float* weights, const WeightShape& shape);
+std::unique_ptr<Weights> pack_inputs(const std::int8_t* weights, const WeightShape& shape);
+std::unique_ptr<Weights> pack_inputs(const std::uint8_t* codes, const std::int8_t* table, const WeightShape& shape);
 
 }  // namespace dovetail::engine

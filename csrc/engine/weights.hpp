@@ -24,6 +24,12 @@ struct Panel {
   std::ptrdiff_t block_stride;  // in elements
 };
 
+// How many blocks a product straight from stored weights is of, the last one excepted: as many as `least` or `most`, and
+// what lies between by doubling. Those of one product begin at a multiple of their number.
+struct Together {
+  int least, most;
+};
+
 // The weight matrix [outputs][columns] of a convolution or product, in blocks of 16 outputs. A column is a tap and a
 // channel of the span, the channel running fastest: column = tap * span.count + channel - span.first.
 class Weights {
@@ -43,9 +49,11 @@ class Weights {
   virtual bool direct(std::int64_t) const { return false; }
   // Told once, before any product: how far each tap lies from the first, in elements of the input.
   virtual void locate(const std::vector<std::int32_t>&) {}
-  // All columns of one block; the tile's `blocks` is how many its sums are for, `channels` those of the span.
+  // All columns of one block, or of several `together`; the tile's `blocks` is how many its sums are for, `channels` those
+  // of the span.
   virtual void product(const Primitives&, int, const ByteProduct&) const {}
   virtual void product(const Primitives&, int, const FloatProduct&) const {}
+  virtual Together together() const { return {1, 1}; }
   // For every (padded) output the sum of its weights, by which the input's zero is taken out. uint8 only.
   virtual std::vector<std::int32_t> row_sums() const = 0;
   virtual std::size_t bytes_stored() const = 0;  // what is read when all of them are multiplied once

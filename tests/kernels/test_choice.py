@@ -9,7 +9,7 @@ import pytest
 from dovetail.errors import DovetailError
 from dovetail.formats import Affine, Bitmap, Float
 from dovetail.kernels import choice
-from dovetail.kernels.choice import candidates, times_of
+from dovetail.kernels.choice import Reading, candidates, times_of, times_of_dense
 from dovetail.kernels.convolution import Window
 from dovetail.kernels.stored import kernels
 
@@ -26,10 +26,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("integers", [True, False])
 def test_chooses_what_can_hold_the_weights(integers: bool) -> None:
-    assert times_of(FORMAT, integers=integers).keys() <= set(kernels(FORMAT, integers=integers))
+    reading = Reading(integers=integers)
+    assert times_of(FORMAT, reading).keys() <= set(kernels(FORMAT, integers=integers))
     image = Affine.encode(RNG.standard_normal((16, 8, 3, 3)), bits=4)
-    times = times_of(image, 2, (6, 5), Window(padding=(1, 1, 1, 1)), integers=integers)
+    times = times_of(image, Reading(2, (6, 5), Window(padding=(1, 1, 1, 1)), integers))
     assert times and times.keys() <= set(kernels(image, integers=integers))
+    vector = Reading(1, (2, 2), integers=integers, zeros=True)
+    assert times_of_dense((20, 30, 2, 2), vector).keys() == {"inputs", "dense"}
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_tries_rows_of_inputs_only_where_these_may_be_zero(integers: bool) -> None:
+    behind = [candidates(FORMAT, integers=integers, zeros=zeros) for zeros in (False, True)]
+    assert ["inputs" in able for able in behind] == [False, True]
+    assert "inputs" in times_of(FORMAT, Reading(integers=integers, zeros=True))
 
 
 @pytest.mark.parametrize("integers", [True, False])
@@ -42,16 +52,16 @@ def test_tries_kernels_for_zeros_only_where_there_are_many(integers: bool) -> No
 
 
 def test_remembers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = times_of(FORMAT, integers=True)
+    first = times_of(FORMAT, Reading(integers=True))
     (file,) = cache.rglob("*.json")
     with monkeypatch.context() as context:
         context.setattr(choice, "_measure", lambda *_: pytest.fail("measured again"))
-        assert times_of(FORMAT, integers=True) == first
+        assert times_of(FORMAT, Reading(integers=True)) == first
     for damaged in ("", "[]", '{"seconds": [1]}', '{"seconds": {"codes": 1}}'):  # codes cannot hold a bitmap
         file.write_text(damaged)
-        assert times_of(FORMAT, integers=True).keys() == first.keys()
+        assert times_of(FORMAT, Reading(integers=True)).keys() == first.keys()
 
 
 def test_weights_without_a_step() -> None:
     with pytest.raises(DovetailError, match="no kernel holds float32 for uint8 activations"):
-        times_of(Float.encode(RNG.standard_normal((3, 4))), integers=True)
+        times_of(Float.encode(RNG.standard_normal((3, 4))), Reading(integers=True))

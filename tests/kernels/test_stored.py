@@ -159,6 +159,27 @@ def test_all_sizes_of_tiles(level: str, size: int) -> None:
 
 
 @each_level
+@pytest.mark.parametrize("threads", [1, 3])
+def test_inputs_that_are_zero(level: str, threads: int) -> None:
+    """None, all, or any share of them; more than a list of the others holds, farther apart than it counts."""
+    rng = np.random.default_rng(3)
+    for inputs, outputs, rows in [(7, 3, 2), (2500, 130, 1), (300, 2500, 4), (65_700, 5, 1), (130_000, 17, 1)]:
+        tensor = rng.standard_normal((outputs, inputs)).astype(np.float32)
+        for bits, share in [(4, 0.4), (8, 0.4), (8, 0.0), (4, 1.0), (0, 0.4), (0, 1e-5), (0, 0.0)]:
+            integers = bits > 0
+            if integers and inputs > 65_793:  # sums would not fit into 32 bits
+                continue
+            format = Affine.encode(tensor, bits=bits) if integers else Float.encode(tensor)
+            weights = stored(format, "inputs", integers=integers)
+            matrix, codes = weights.values()[:, :, 0, 0], INPUT if integers else None
+            epilogue = random_epilogue(rng, matrix)
+            x = random(rng, (rows, inputs), integers) * (rng.random((rows, inputs)) < share).astype(np.uint8)
+            found = Product(rows, weights, epilogue, codes, level=level, threads=threads)(x)
+            expected = product(x, matrix, reference(weights, epilogue), codes)
+            assert agree(expected, found, exact=integers, columns=inputs)
+
+
+@each_level
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_convolutions_of_any_shape(level: str, data: st.DataObject) -> None:
@@ -167,7 +188,7 @@ def test_convolutions_of_any_shape(level: str, data: st.DataObject) -> None:
 
     rng, integers = np.random.default_rng(draw(0, 99)), data.draw(st.booleans())
     kernel = data.draw(st.sampled_from(STORED))
-    groups = data.draw(st.sampled_from([1, 1, 2, 3])) if kernel != "codes" else 1
+    groups = data.draw(st.sampled_from([1, 1, 2, 3])) if kernel not in ("codes", "inputs") else 1
     inputs, outputs, size = draw(1, 70), groups * draw(2, 40), (draw(1, 3), draw(1, 3))
     window = Window(stride=(draw(1, 2), draw(1, 2)), dilation=(draw(1, 2), 1), padding=(draw(0, 2),) * 4, groups=groups)
     zeros = data.draw(
@@ -231,11 +252,12 @@ def test_kernel_patterns(level: str) -> None:
 
 
 @each_level
+@pytest.mark.parametrize("kernel", ["codes", "inputs"])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_extreme_codes_do_not_saturate(level: str, bits: int) -> None:
+def test_extreme_codes_do_not_saturate(level: str, kernel: str, bits: int) -> None:
     table = np.linspace(-128, 127, 1 << bits).round()
     format = Codebook.encode(np.resize([-128.0, 127.0], (16, 64)), table=table, code_bits=bits)
-    weights = stored(format, "codes", integers=True)
+    weights = stored(format, kernel, integers=True)
     epilogue = Epilogue(scale=np.ones(16, np.float32), bias=np.zeros(16, np.float32))
     x = np.full((1, 64), 255, np.uint8)
     expected = product(x, weights.values()[:, :, 0, 0], reference(weights, epilogue), INPUT)
@@ -250,9 +272,12 @@ def test_stored_weights_are_small() -> None:
         "3-bit": stored(Affine.encode(tensor, bits=3), "codes", integers=False),
         "bitmap": stored(Bitmap.encode(tensor, bytes_of_values), "mask", integers=True),
         "slots": stored(Bitmap.encode(tensor, bytes_of_values), "slots", integers=True),
+        "4-bit by input": stored(Affine.encode(tensor, bits=4), "inputs", integers=True),
+        "8-bit by input": stored(Affine.encode(tensor, bits=5), "inputs", integers=True),
     }
     bits = {name: 8 * weights.pack().bytes / tensor.size for name, weights in size.items()}
     assert (bits["float32"], bits["4-bit"], bits["3-bit"]) == (32, 4, 3)
+    assert (bits["4-bit by input"], bits["8-bit by input"]) == (4, 8)
     assert bits["bitmap"] < 2.0
     assert bits["slots"] < 3.0
     blocks = Bitmap.encode(in_blocks(tensor, 0.75), bytes_of_values)
@@ -268,7 +293,7 @@ def test_stored_weights_are_small() -> None:
             "gather",
             False,
             1,
-            "kernel is one of codes, mask, slots, blocks, dense, got 'gather'",
+            "kernel is one of codes, mask, slots, blocks, inputs, dense, got 'gather'",
         ),
         (Float.encode(np.ones(3)), "mask", False, 1, r"two or four dimensions, got a shape of \(3,\)"),
         (
@@ -278,7 +303,8 @@ def test_stored_weights_are_small() -> None:
             1,
             "no whole multiples, from -128 to 127, of",
         ),
-        (Binary.encode(np.ones((4, 1, 3, 3))), "codes", False, 2, "takes no groups"),
+        (Binary.encode(np.ones((4, 1, 3, 3))), "codes", False, 2, "kernel for codes takes no groups"),
+        (Binary.encode(np.ones((4, 1, 3, 3))), "inputs", True, 2, "kernel for inputs takes no groups"),
         (Float.encode(np.ones((4, 1, 3, 3))), "slots", False, 4, "depthwise weights are few"),
     ],
 )

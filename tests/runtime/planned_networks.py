@@ -20,7 +20,10 @@ from dovetail.methods.prune.sensitivity import kept_largest
 from dovetail.methods.quantize.binary_maps import BinaryMaps
 from dovetail.methods.quantize.quantizer import quantize_input, quantize_output
 from dovetail.methods.quantize.uniform import Uniform
-from dovetail.runtime import Artefact, export_plan, freeze
+from dovetail.runtime import Artefact, EngineSession, export_plan, freeze
+from dovetail.runtime.engine.layers import Convolution
+from dovetail.runtime.engine.plan_file import plan_bytes
+from dovetail.runtime.files import write_atomically
 
 
 class Mixed(nn.Module):
@@ -151,6 +154,8 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Layout]]]] = {
     "stored integers": lambda: stored(True),
 }
 
+STORED = ("stored floats", "stored integers")
+
 
 def planned(name: str) -> Artefact:
     torch.manual_seed(0)
@@ -158,6 +163,18 @@ def planned(name: str) -> Artefact:
     return freeze(model.eval(), torch.randn(2, 3, 8, 8), layouts=layouts)
 
 
+def plan_by_input(name: str) -> bytes:
+    """With a row of weights for each input in all layers of one vector."""
+    session = EngineSession(planned(name), 1, choose="stored")
+    for layer in session.plan.layers:
+        if isinstance(layer, Convolution) and layer.places == (1, 1):
+            session.packing.kernels[layer.output] = "inputs"
+    return plan_bytes(session)
+
+
 if __name__ == "__main__":
+    folder = Path(sys.argv[1])
     for name in NETWORKS:
-        export_plan(planned(name), Path(sys.argv[1], f"{name.replace(' ', '_')}.plan"))
+        export_plan(planned(name), folder / f"{name.replace(' ', '_')}.plan")
+    for name in STORED:
+        write_atomically(folder / f"{name.replace(' ', '_')}_by_input.plan", plan_by_input(name))

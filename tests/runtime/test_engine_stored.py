@@ -132,6 +132,30 @@ def test_blocks() -> None:
     assert np.array_equal(engine(X.numpy()), dense(X.numpy()))
 
 
+@pytest.mark.parametrize("integers", [True, False], ids=["integers", "floats"])
+def test_inputs_that_are_zero(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of weights for each input is tried in large layers of one vector behind a ReLU, and nowhere else."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * 36, 64), nn.Tanh(),
+        nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 70), nn.ReLU(), nn.Linear(70, 5),
+    ).eval()  # fmt: skip
+    model = quantise(model, 8) if integers else model
+    artefact = freeze(model, X, layouts=layouts(model))
+    seconds = {"inputs": 1e-6, "dense": 2e-6}
+    monkeypatch.setattr("dovetail.runtime.engine.weights.times_of_dense", lambda *_, **__: seconds)
+    dense, engine = (EngineSession(artefact, 1, choose=choose) for choose in ("dense", "measured"))
+    rows = {row.layer: row for row in engine.describe() if row.weight_bytes}
+    by_input = {layer for layer, row in rows.items() if row.kernel.endswith("by input")}
+    assert by_input == {layer for layer in rows if layer.partition("_")[0].partition(".")[0] in ("4", "8")}
+    assert all(rows[layer].why.endswith("inputs 1.0, dense 2.0 us") for layer in by_input)
+    x = X.numpy()
+    for some in (x[:1], x):
+        tolerance = 0 if integers else TOLERANCE * np.abs(dense(some)).max()
+        np.testing.assert_allclose(engine(some), dense(some), rtol=0, atol=tolerance)
+    assert len(plan_bytes(engine)) == len(plan_bytes(dense))
+
+
 def test_the_fastest_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     artefact = pruned_and_shared("lenet_300_100", 0.08)
     engine = EngineSession(artefact, 1)

@@ -15,7 +15,7 @@ from dovetail.runtime import Artefact, EngineSession, export_plan
 from dovetail.runtime.engine.plan_file import plan_bytes
 from dovetail.runtime.engine.weights import CHOICES
 
-from .planned_networks import NETWORKS, planned
+from .planned_networks import NETWORKS, STORED, plan_by_input, planned
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(_native.__file__).parent
@@ -63,7 +63,7 @@ def test_the_same_network_gives_the_same_bytes(artefact: Artefact) -> None:
     assert one == two
 
 
-@pytest.mark.parametrize("name", ["stored floats", "stored integers"])
+@pytest.mark.parametrize("name", STORED)
 def test_weights_are_as_they_are_stored(name: str, program: Path, tmp_path: Path) -> None:
     """Whatever kernels a session has, its plan has the same, and hardly more bytes than these read."""
     artefact, x = planned(name), np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32)
@@ -77,6 +77,16 @@ def test_weights_are_as_they_are_stored(name: str, program: Path, tmp_path: Path
     kernels = " ".join(row.kernel for row in rows)
     assert all(form in kernels for form in ("-bit codes", "bitmap of", "sparse"))
     assert size["stored"] - sum(row.weight_bytes for row in rows) < 4000 < size["dense"] - size["stored"]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_weights_lie_input_by_input(name: str, program: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32)
+    expected = EngineSession(planned(name), 1, choose="dense")(x).ravel()
+    (tmp_path / "model.plan").write_bytes(plan_by_input(name))
+    found = answers(program, tmp_path / "model.plan", x)
+    tolerance = 1e-5 * np.abs(expected).max() if name == "stored floats" else 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
 def test_what_the_engine_lacks_is_named() -> None:
@@ -110,8 +120,16 @@ class TestDamage:
         assert done.returncode == 2 and "cannot be read" in done.stderr
 
     def test_never_crashes(self, artefact: Artefact, tmp_path: Path) -> None:
-        """Most of the damaged plans have a checksum that fits, as a forger's would."""
         export_plan(artefact, tmp_path / "model.plan")
+        self.crash(tmp_path)
+
+    @pytest.mark.parametrize("name", STORED)
+    def test_never_crashes_input_by_input(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "model.plan").write_bytes(plan_by_input(name))
+        self.crash(tmp_path)
+
+    def crash(self, tmp_path: Path) -> None:
+        """Most of the damaged plans have a checksum that fits, as a forger's would."""
         build("g++", "-std=c++20", ROOT / "tests" / "native" / "fuzz_plan.cpp", tmp_path / "fuzz_plan")
         command = [tmp_path / "fuzz_plan", str(TIMES), tmp_path / "model.plan"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,8 +18,13 @@ namespace {
   return values;
 }
 inline int ones(std::uint64_t mask) { return __builtin_popcountll(mask); }
+constexpr int inputs_at_once = 64;
 
 #if defined(__AVX512F__)
+
+alignas(64) constexpr std::uint8_t sixty_four[] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
 // Bytes by codes of `bits` bits.
 template <int bits>
@@ -123,6 +128,34 @@ inline Float spread(std::uint32_t mask, const float* values) {
 }
 inline Int words(const std::uint16_t* from) {
   return Int(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)));
+}
+
+// Those of `inputs` (inputs_at_once at most) numbers that are not zero, and their places from `first` on; returns how
+// many. There must be room for inputs_at_once of each.
+inline int append_nonzeros(const std::uint8_t* from, int inputs, int first, std::uint8_t* values, std::uint16_t* places) {
+  const __m512i v = _mm512_maskz_loadu_epi8(~0ull >> (64 - inputs), from);
+  const std::uint64_t mask = _mm512_test_epi8_mask(v, v);
+  const __m512i low = _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)sixty_four)),
+                                       _mm512_set1_epi16(short(first)));
+  _mm512_storeu_si512(values, _mm512_maskz_compress_epi8(mask, v));
+  _mm512_storeu_si512(places, _mm512_maskz_compress_epi16(__mmask32(mask), low));
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(32));
+  _mm512_storeu_si512(places + ones(mask << 32), _mm512_maskz_compress_epi16(__mmask32(mask >> 32), high));
+  return ones(mask);
+}
+inline int append_nonzeros(const float* from, int inputs, int first, float* values, std::uint16_t* places) {
+  int count = 0;
+  for (int i = 0; i < inputs; i += 16) {
+    const int left = inputs - i;
+    const __m512 v = _mm512_maskz_loadu_ps(left >= 16 ? 0xffff : (1u << left) - 1, from + i);
+    const __mmask16 mask = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m256i numbers = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(sixty_four + i)));
+    _mm512_storeu_ps(values + count, _mm512_maskz_compress_ps(mask, v));
+    _mm256_storeu_si256((__m256i*)(places + count),
+                        _mm256_maskz_compress_epi16(mask, _mm256_add_epi16(numbers, _mm256_set1_epi16(short(first)))));
+    count += ones(mask);
+  }
+  return count;
 }
 
 #else
@@ -230,6 +263,15 @@ inline Int words(const std::uint16_t* from) {
   Int v;
   for (int i = 0; i < width; ++i) v[i] = from[i];
   return v;
+}
+template <class Input>
+inline int append_nonzeros(const Input* from, int inputs, int first, Input* values, std::uint16_t* places) {
+  int count = 0;
+  for (int i = 0; i < inputs; ++i) {
+    values[count] = from[i], places[count] = std::uint16_t(first + i);
+    count += from[i] != 0;
+  }
+  return count;
 }
 
 #endif

@@ -3,6 +3,7 @@
 #include "cell.hpp"
 #include "depthwise.hpp"
 #include "finish.hpp"
+#include "inputs.hpp"
 #include "normalise.hpp"
 #include "product.hpp"
 #include "signs.hpp"
@@ -38,6 +39,8 @@ constexpr Primitives table(const char* name) {
           .slots_float32 = slots_float32,
           .steps_uint8 = steps_product<ByteProduct>,
           .steps_float32 = steps_product<FloatProduct>,
+          .inputs_uint8 = inputs_uint8,
+          .inputs_float32 = inputs_product<FloatRows>,
           .sign_pixels = sign_pixels,
           .read_signs_uint8 = read_signs<std::uint8_t>,
           .read_signs_float32 = read_signs<float>,

@@ -96,6 +96,14 @@ inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::u
   const Int lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, order = lane * 0x01010101 + 0x50401000;
   return Int(_mm512_permutex2var_epi8(_mm512_castsi256_si512(first), __m512i(order), _mm512_castsi256_si512(last)));
 }
+// The same of 4 * width bytes of each: vector v has in its lanes 4 q .. 4 q + 3 the bytes 16 q + 4 v .. 16 q + 4 v + 3.
+inline void interleave(const std::uint8_t* const* rows, Int (&to)[4]) {
+  const auto row = [&](int i) { return _mm512_loadu_si512(rows[i]); };
+  const __m512i first = _mm512_unpacklo_epi8(row(0), row(1)), last = _mm512_unpacklo_epi8(row(2), row(3));
+  const __m512i first_high = _mm512_unpackhi_epi8(row(0), row(1)), last_high = _mm512_unpackhi_epi8(row(2), row(3));
+  to[0] = Int(_mm512_unpacklo_epi16(first, last)), to[1] = Int(_mm512_unpackhi_epi16(first, last));
+  to[2] = Int(_mm512_unpacklo_epi16(first_high, last_high)), to[3] = Int(_mm512_unpackhi_epi16(first_high, last_high));
+}
 
 #elif defined(__AVX2__)
 
@@ -141,6 +149,13 @@ inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::u
   const __m128i first = _mm_unpacklo_epi8(eight(a), eight(b)), last = _mm_unpacklo_epi8(eight(c), eight(d));
   return Int(_mm256_set_m128i(_mm_unpackhi_epi16(first, last), _mm_unpacklo_epi16(first, last)));
 }
+inline void interleave(const std::uint8_t* const* rows, Int (&to)[4]) {
+  const auto row = [&](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i])); };
+  const __m256i first = _mm256_unpacklo_epi8(row(0), row(1)), last = _mm256_unpacklo_epi8(row(2), row(3));
+  const __m256i first_high = _mm256_unpackhi_epi8(row(0), row(1)), last_high = _mm256_unpackhi_epi8(row(2), row(3));
+  to[0] = Int(_mm256_unpacklo_epi16(first, last)), to[1] = Int(_mm256_unpackhi_epi16(first, last));
+  to[2] = Int(_mm256_unpacklo_epi16(first_high, last_high)), to[3] = Int(_mm256_unpackhi_epi16(first_high, last_high));
+}
 
 #else
 
@@ -172,6 +187,9 @@ inline Int signed_part(Int v) {
 inline Int dot_part(Int a, Int b, Int sum) { return multiply_add(a, b, sum); }
 inline Int interleave(const std::uint8_t* a, const std::uint8_t* b, const std::uint8_t* c, const std::uint8_t* d) {
   return widen(load<Byte>(a)) | widen(load<Byte>(b)) << 8 | widen(load<Byte>(c)) << 16 | widen(load<Byte>(d)) << 24;
+}
+inline void interleave(const std::uint8_t* const* rows, Int (&to)[4]) {
+  for (int v = 0; v < 4; ++v) to[v] = interleave(rows[0] + 4 * v, rows[1] + 4 * v, rows[2] + 4 * v, rows[3] + 4 * v);
 }
 
 #endif

@@ -5,6 +5,7 @@
     mask    a bit for each weight, then the nonzeros (best at a quarter to a half of nonzeros, as 2:4)
     slots   nonzeros, each with its place in a tile of inputs, 16 outputs side by side (best below a fifth)
     blocks  the blocks of 16 outputs and 4 inputs (1 of float32), at each place of a kernel, that are not all zero
+    inputs  a row for each input, so that the rows of inputs that are zero are not read (for one vector)
     dense   decoded when it is packed: what all formats can
 
 Activations are float32 or, with `integers`, codes of 8 bits: then the weights are whole multiples of one step for each
@@ -25,8 +26,12 @@ from dovetail.formats import Affine, Binary, Codebook, Dense, Entropy, FixedPoin
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
-KERNELS = ("codes", "mask", "slots", "blocks", "dense")
+Sides = tuple[int, int, int, int]
+KERNELS = ("codes", "mask", "slots", "blocks", "inputs", "dense")
 
+
+INPUT_BITS = 4
+"""Of codes in a row of inputs, where activations are integers; wider ones are decoded."""
 
 OUTPUTS, INPUTS = 16, 4
 """Of a block, as the engine multiplies them at once; one input where activations are float32."""
@@ -54,6 +59,10 @@ class Packer(Protocol):
     def pack_coded_slots(
         self, places: NDArray[np.int64], codes: NDArray[np.uint8], table: Floats, sides: tuple[int, ...]
     ) -> _native.Weights: ...
+
+    def pack_inputs(self, weights: Array, sides: tuple[int, ...]) -> _native.Weights: ...
+
+    def pack_coded_inputs(self, codes: NDArray[np.uint8], table: Array, sides: tuple[int, ...]) -> _native.Weights: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +109,26 @@ def stored(
     if given[0] != inner.shape[0] or math.prod(given) != math.prod(inner.shape):
         raise DovetailError(f"weights of {inner.shape} cannot be read as {given}")
     outputs, inputs, *window = given
-    shape = (outputs, inputs, *(window or (1, 1)))
+    rows, columns = window or (1, 1)
+    shape = (outputs, inputs, rows, columns)
     if groups > 1 and kernel != "dense" and groups == outputs and inputs == 1:
         raise DovetailError("depthwise weights are few: there is no kernel for them as stored")
+    if kernel in ("codes", "inputs") and groups > 1:
+        raise DovetailError(f"the kernel for {kernel} takes no groups, whose outputs read no channels but their own")
     if kernel == "codes":
-        return _codes(inner, (*shape, groups), integers)
+        return _codes(inner, shape, integers)
+    if kernel == "inputs" and integers and (coded := _coded(inner, shape, integers)) and coded.bits <= INPUT_BITS:
+        return _coded_inputs(coded, shape)
     if not integers:
         return _packed(kernel, np.float32, inner.decode, np.ones(shape[0], np.float32), (*shape, groups))
     values, scale = _whole(inner, shape)
     return _packed(kernel, np.int8, lambda: values, scale, (*shape, groups))
+
+
+def plain(weights: Array, kernel: str) -> Stored:
+    """Weights of four dimensions as they are, float32 or int8, of one group, for the kernel "inputs" or "dense"."""
+    sides = (*weights.shape, 1)
+    return _packed(kernel, weights.dtype.type, lambda: weights, np.ones(len(weights), np.float32), sides)
 
 
 def signs(format: Format, *, integers: bool, least: int = 0, middle: float = 0.0) -> Stored:
@@ -160,6 +180,8 @@ def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats,
         values = decode().reshape(-1)
         if kernel == "dense":
             return packer.pack(values.reshape(shape), groups)
+        if kernel == "inputs":
+            return packer.pack_inputs(values, sides)
         places = np.flatnonzero(values)
         kept = values[places]
         if kernel == "mask":
@@ -175,33 +197,51 @@ def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats,
     return Stored(kernel, shape, np.dtype(kind), scale, lambda: decode().reshape(shape), pack)
 
 
-def _codes(format: Format, sides: tuple[int, ...], integers: bool) -> Stored:
-    found = _table(format)
-    if found is None:
+def _codes(format: Format, shape: Sides, integers: bool) -> Stored:
+    coded = _coded(format, shape, integers)
+    if coded is None:
         raise DovetailError(f"{format.describe()} has no one table of 8 bits with a scale for each output")
-    if sides[4] > 1:
-        raise DovetailError("the kernel for codes takes no groups, whose outputs read no channels but their own")
-    table, scale, bits = found.table, found.scale, found.bits
-    if integers:
-        whole, step = _whole_multiples(table)
-        table, scale = whole, scale * step
-        if sides[1] % 4 and not (table == 0).any():  # channels that fill up a group of four are multiplied by zero
-            table, bits = np.append(table, 0), max(bits, int(table.size).bit_length())
-            if bits > 8:
-                raise DovetailError(
-                    "of 256 codes none is zero, with which channels are filled up to a multiple of four"
-                )
+    if coded.bits > 8:
+        raise DovetailError("of 256 codes none is zero, with which channels are filled up to a multiple of four")
     full: Array = np.zeros(256, np.int8 if integers else np.float32)
-    full[: table.size] = table
-    shape = (sides[0], sides[1], sides[2], sides[3])
+    full[: coded.table.size] = coded.table
     return Stored(
         "codes",
         shape,
         full.dtype,
-        np.broadcast_to(scale, shape[:1]).astype(np.float32),
-        lambda: full[found.codes].reshape(shape),
-        lambda packer: packer.pack_codes(found.codes, bits, full, sides),
+        np.broadcast_to(coded.scale, shape[:1]).astype(np.float32),
+        lambda: full[coded.codes].reshape(shape),
+        lambda packer: packer.pack_codes(coded.codes, coded.bits, full, (*shape, 1)),
     )
+
+
+def _coded_inputs(coded: _Table, shape: Sides) -> Stored:
+    table = np.zeros(1 << INPUT_BITS, np.int8)
+    table[: coded.table.size] = coded.table
+    return Stored(
+        "inputs",
+        shape,
+        table.dtype,
+        np.broadcast_to(coded.scale, shape[:1]).astype(np.float32),
+        lambda: table[coded.codes].reshape(shape),
+        lambda packer: packer.pack_coded_inputs(coded.codes, table, (*shape, 1)),
+    )
+
+
+def _coded(format: Format, shape: Sides, integers: bool) -> _Table | None:
+    """As `_table`, for integers of whole multiples of a step; then with a zero, if channels must be filled up.
+
+    Raises DovetailError where they are no multiples of one.
+    """
+    found = _table(format)
+    if found is None or not integers:
+        return found
+    whole, step = _whole_multiples(found.table)
+    bits = found.bits
+    if shape[1] % 4 and not (whole == 0).any():  # channels that fill up a group of four are multiplied by zero
+        whole = np.append(whole, 0)
+        bits = max(bits, int(whole.size - 1).bit_length())
+    return _Table(found.codes, whole, found.scale * step, bits)
 
 
 def _unwrapped(format: Format) -> Format:

@@ -128,7 +128,7 @@ class Builder:
 
     def convolve(self, layer: Convolution, reads: list[int], write: int) -> None:
         rows, columns, _ = sides(self.plan.shape(layer.inputs[0]), layer.reading_layout)
-        packed = self.pack(layer, (rows, columns))
+        packed = self.pack(layer, (rows, columns), self.plan.often_zero(layer.inputs[0]))
         why = f"{layer.operator}: {packed.why}" if packed.why else layer.operator
         self.rows.append(Row(layer.name, why, layer.shape, packed.weights.bytes))  # the program takes the weights over
         epilogue = layer.epilogue.native(packed.scale)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dovetail import _native
 from dovetail.formats.packing import pack
+from dovetail.kernels.stored import INPUT_BITS
 
 Array = NDArray[Any]
 Sides = tuple[int, ...]
@@ -23,7 +24,7 @@ WIDE = 255
 class Form(IntEnum):
     """As in csrc/engine/plan_weights.hpp."""
 
-    DENSE, CODES, MASK, SLOTS, CODED_SLOTS, SIGNS, BLOCKS = range(7)
+    DENSE, CODES, MASK, SLOTS, CODED_SLOTS, SIGNS, BLOCKS, INPUTS, CODED_INPUTS = range(9)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class WrittenWeights:
         self, places: NDArray[np.int64], codes: NDArray[np.uint8], table: NDArray[np.float32], sides: Sides
     ) -> _native.Weights:
         return _written(Form.CODED_SLOTS, 0, table, sides, table, _gaps(places), codes)
+
+    def pack_inputs(self, weights: Array, sides: Sides) -> _native.Weights:
+        return _written(Form.INPUTS, 0, weights, sides, weights)
+
+    def pack_coded_inputs(self, codes: NDArray[np.uint8], table: Array, sides: Sides) -> _native.Weights:
+        return _written(Form.CODED_INPUTS, INPUT_BITS, table, sides, table, pack(codes, INPUT_BITS))
 
 
 def _written(form: Form, bits: int, like: Array, sides: Sides, *lists: Array, least: int = 0) -> _native.Weights:

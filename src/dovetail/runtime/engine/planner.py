@@ -121,6 +121,17 @@ class Plan:
     def grid(self, value: str) -> Grid | None:
         return self.grids.get(self.root(value))
 
+    def often_zero(self, value: str) -> bool:
+        """Whether many of its numbers are expected to be zero: codes that begin there, or what a ReLU has passed."""
+        if (grid := self.grid(value)) is not None:
+            return grid.zero == 0
+        maker = self.makers.get(self.root(value))
+        if maker is None:
+            return False
+        if maker.epilogue.activation is Activation.RELU or maker.epilogue.low == 0:
+            return True
+        return isinstance(maker, Pool | Copy) and all(self.often_zero(name) for name in maker.inputs)
+
     def add(self, layer: Layer) -> None:
         self.layers.append(layer)
         self.note(layer)

@@ -123,8 +123,9 @@ class EngineSession:
         """Plan the artefact's network for `threads` threads (None: one per core).
 
         `choose`: how it is decided which kernel multiplies weights that are stored as codes or without their zeros.
-        "measured": by trying, some 40 ms for each such layer, and this machine remembers; "dense": decoded all;
-        "stored": slots where nonzeros are few, else what reads the fewest bytes, with nothing measured.
+        "measured": by trying, some 40 ms for each such layer and each large one that reads a vector behind a ReLU, and
+        this machine remembers; "dense": decoded all; "stored": slots where nonzeros are few, else what reads the fewest
+        bytes, with nothing measured.
 
         Raises ArtefactError if the graph and the tensors do not fit together.
         """

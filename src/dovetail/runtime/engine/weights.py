@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from dovetail import _native
 from dovetail.errors import DovetailError
-from dovetail.formats import Codebook, Float, Format
-from dovetail.kernels.choice import BLOCKS, DENSE, candidates, times_of
+from dovetail.formats import Codebook, Dense, Float, Format
+from dovetail.kernels.choice import BLOCKS, DENSE, Reading, candidates, times_of, times_of_dense
 from dovetail.kernels.convolution import Window
-from dovetail.kernels.stored import Packer, Stored, block_density, stored
+from dovetail.kernels.stored import Packer, Stored, block_density, plain, stored
 from dovetail.runtime.engine.layers import Convolution
 
 CHOICES = ("measured", "dense", "stored")
@@ -24,6 +24,9 @@ SPARSE = 0.2
 
 FEW = 16
 """Different integers up to which they are worth a code."""
+
+LARGE = 1 << 14
+"""Weights of a layer of one vector, from which on it is worth trying not to read those of inputs that are zero."""
 
 SAMPLE = 4096
 """Weights among which so many different ones are usually found, if there are."""
@@ -38,8 +41,8 @@ class Packed:
     why: str = ""
 
 
-Pack = Callable[[Convolution, tuple[int, int]], Packed]
-"""For a layer and the rows and columns of what it reads."""
+Pack = Callable[[Convolution, tuple[int, int], bool], Packed]
+"""For a layer, the rows and columns of what it reads, and whether many of that may be expected to be zero."""
 
 
 class Packing:
@@ -62,13 +65,14 @@ class Packing:
         self.kernels = dict(kernels or {})
         """What was chosen, by the value that the layer makes."""
 
-    def __call__(self, layer: Convolution, image: tuple[int, int]) -> Packed:
+    def __call__(self, layer: Convolution, image: tuple[int, int], zeros: bool) -> Packed:
         if layer.middle is not None:
             outputs, inputs, rows, columns = layer.weights.shape
             signs = (layer.weights > 0).astype(np.uint8).reshape(-1)
             packed = self.packer.pack_signs(signs, True, 1, layer.middle, (outputs, inputs, rows, columns, 1))
             return Packed(packed, np.ones(1, np.float32))
-        form, why = self._form(layer, image)
+        vector = layer.places == (1, 1) and layer.groups == 1 and layer.weights.size >= LARGE
+        form, why = self._form(layer, image, zeros and vector)
         if form is None:
             weights, scale = self.packer.pack(np.ascontiguousarray(layer.weights), layer.groups), np.ones(1, np.float32)
         else:
@@ -76,30 +80,40 @@ class Packing:
         self.kernels[layer.output] = "dense" if form is None else form.kernel
         return Packed(weights, scale, why)
 
-    def _form(self, layer: Convolution, image: tuple[int, int]) -> tuple[Stored | None, str]:
-        """How the weights are stored for the kernel that is chosen, None as they are; and why."""
+    def _form(self, layer: Convolution, image: tuple[int, int], zeros: bool) -> tuple[Stored | None, str]:
+        """How the weights are stored for the kernel that is chosen, None as they are; and why.
+
+        `zeros`: it reads one vector, many of whose numbers may be zero.
+        """
         known = "dense" if self.choose == "dense" else self.kernels.get(layer.output)
-        format = None if known == "dense" else self._format(layer)
-        if format is None:
+        if known == "dense":
             return None, ""
-        integers, groups, shape = layer.weights.dtype == np.int8, layer.groups, layer.weights.shape
+        format, integers, shape = self._format(layer), layer.weights.dtype == np.int8, layer.weights.shape
+
+        def form(kernel: str) -> Stored:
+            if format is None:
+                return plain(layer.weights, kernel)
+            return stored(format, kernel, integers=integers, groups=layer.groups, shape=shape)
+
         if known is not None:
-            return stored(format, known, integers=integers, groups=groups, shape=shape), ""
-        able = candidates(format, integers=integers, groups=groups, shape=shape)
-        if set(able) <= {"dense"}:
-            return None, ""
-        if self.choose == "stored":
-            slots = "slots" in able and format.density <= SPARSE
-            tried = ["slots"] if slots else [kernel for kernel in able if kernel != "slots"]
-            forms = [stored(format, kernel, integers=integers, groups=groups, shape=shape) for kernel in tried]
-            return min(forms, key=lambda form: form.pack().bytes), "as stored"
-        window = _window(layer, image)
-        times = times_of(format, 1, image, window, integers=integers, threads=self.threads, shape=shape)
+            return form(known), ""
+        reading = Reading(1, image, _window(layer, image), integers, zeros and self.choose == "measured")
+        if format is None:
+            if not reading.zeros:
+                return None, ""
+            times = times_of_dense(shape, reading, threads=self.threads)
+        else:
+            able = candidates(format, integers=integers, groups=layer.groups, shape=shape, zeros=reading.zeros)
+            if set(able) <= {"dense"}:
+                return None, ""
+            if self.choose == "stored":
+                slots = "slots" in able and format.density <= SPARSE
+                tried = ["slots"] if slots else [kernel for kernel in able if kernel != "slots"]
+                return min(map(form, tried), key=lambda one: one.pack().bytes), "as stored"
+            times = times_of(format, reading, threads=self.threads, shape=shape)
         ranked = sorted(times, key=times.__getitem__)
         why = ", ".join(f"{kernel} {1e6 * times[kernel]:.1f}" for kernel in ranked) + " us"
-        if ranked[0] == "dense":
-            return None, why
-        return stored(format, ranked[0], integers=integers, groups=groups, shape=shape), why
+        return None if ranked[0] == "dense" else form(ranked[0]), why
 
     def _format(self, layer: Convolution) -> Format | None:
         """A form with the layer's weights in the layer's order, if there is one that may be better than dense."""
@@ -114,6 +128,9 @@ class Packing:
             return Codebook.encode(weights.astype(np.float32), table=different)
         format = self.tensors.get(layer.weight)
         if format is None or isinstance(format, Float) or format.shape[:1] != weights.shape[:1]:
+            return None
+        floats = isinstance(format, Dense) and isinstance(format.values, Float)
+        if floats and np.count_nonzero(weights) > BLOCKS * weights.size:
             return None
         same = np.array_equal(format.decode().reshape(-1), weights.reshape(-1))  # a graph may turn what it reads
         return format if same else None
