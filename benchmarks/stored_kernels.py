@@ -242,9 +242,11 @@ def eie_layer(name: str, threads: int) -> dict[str, Any]:
 def eie_network(names: tuple[str, ...], threads: int) -> dict[str, dict[str, Any]]:
     """Its layers one after the other."""
     runs: dict[str, list[Runner]] = {}
+    chosen: dict[str, dict[str, str]] = {}
     for name in names:
         made = Layer(name)
         runners = made.ours(threads, made.chosen(threads)) | made.peers(threads, True) | made.peers(threads, False)
+        chosen[name] = dict(one.split(", ") for one in runners if one.startswith("ours"))
         for runtime, runner in runners.items():
             runs.setdefault(runtime.partition(",")[0], []).append(runner)
             check(runtime, runner, made.expected(), made.tolerance)
@@ -257,7 +259,7 @@ def eie_network(names: tuple[str, ...], threads: int) -> dict[str, dict[str, Any
         name: {runtime: microseconds(times[i]) | {"best": best(times[i])} for runtime, times in taken.items()}
         for i, name in enumerate(names)
     }
-    return {name: row | ratios(row) for name, row in rows.items()}
+    return {name: row | ratios(row) | {"kernels": chosen[name]} for name, row in rows.items()}
 
 
 def one_after_the_other(runs: list[Callable[[], object]]) -> list[float]:
@@ -353,7 +355,7 @@ def every_layer(threads: int) -> dict[str, Any]:
 
 
 def tell(threads: int, name: str, row: dict[str, Any]) -> None:
-    times = ", ".join(f"{key} {one['us']}" for key, one in row.items() if key != "ratios")
+    times = ", ".join(f"{key} {one['us']}" for key, one in row.items() if "us" in one)
     print(f"{threads}: {name}: {times}; {row['ratios']}", flush=True)
 
 

@@ -43,18 +43,25 @@ struct Blocks {
   int first, count;
 };
 
-std::vector<Blocks> cut_outputs(const Weights& weights, int wide, bool together) {
+std::vector<Blocks> cut_outputs(const Weights& weights, int wide) {
   const std::vector<Span>& spans = weights.spans;
   std::vector<Blocks> tiles;
-  for (int block = 0; together && block < int(spans.size()); block += wide)
-    tiles.push_back({block, std::min(wide, int(spans.size()) - block)});
-  if (together) return tiles;
   for (int block = 0; block < int(spans.size()); block += tiles.back().count) {
     int count = wide;
     while (block + count > int(spans.size()) || (!weights.depthwise && spans[block] != spans[block + count - 1]))
       count /= 2;
     tiles.push_back({block, count});
   }
+  return tiles;
+}
+
+// As many blocks as go together in a product of stored weights: so that there is a tile for each thread, if there can be.
+std::vector<Blocks> cut_together(const Weights& weights, int threads) {
+  auto [least, wide] = weights.together();
+  while (wide > least && divide_up(weights.blocks(), wide) < threads) wide /= 2;
+  std::vector<Blocks> tiles;
+  for (int block = 0; block < weights.blocks(); block += wide)
+    tiles.push_back({block, std::min(wide, weights.blocks() - block)});
   return tiles;
 }
 
@@ -98,14 +105,14 @@ struct Nest {
   const Tensor &in = *run.reads[0].tensor, &out = *run.writes[0].tensor, &added = *run.reads.back().tensor;
   std::int64_t pixel_count = std::int64_t(run.batch) * out.rows * out.columns;
   bool direct = weights.direct(pixel_count);
-  bool together = direct && weights.together().most > 1;
   bool depthwise_bytes = weights.depthwise && sizeof(Input) == 1;
   bool border_is_nothing = !weights.depthwise && !direct && (in.type == Type::float32 || in.zero == 0);
   PixelOrder pixels{run.batch, out.rows, out.columns, border_is_nothing && worth_going_across()};
   bool in_rows = depthwise_bytes ? columns_overlap() : rows_overlap() && run.primitives.row_pixels(1);
   bool side_by_side = in_rows || pixels.across;
   bool clipped = border_is_nothing && side_by_side;
-  std::vector<Blocks> tiles = cut_outputs(weights, widest_tile(), together);
+  std::vector<Blocks> tiles = direct && weights.together().most > 1 ? cut_together(weights, run.threads.size())
+                                                                     : cut_outputs(weights, widest_tile());
 
   // The smaller images are, the more of their taps lie on the border.
   bool worth_going_across() const {
@@ -128,16 +135,7 @@ struct Nest {
   }
 
   int widest_tile() const {
-    if (together) return widest_together();
     return depthwise_bytes ? widest : in_rows ? widest_row : blocks_of_tile(pixel_count, run.primitives);
-  }
-
-  // So that there is a tile for each thread, if there can be.
-  int widest_together() const {
-    const auto [least, most] = weights.together();
-    int wide = most;
-    while (wide > least && divide_up(weights.blocks(), wide) < run.threads.size()) wide /= 2;
-    return wide;
   }
 
   int most_pixels(int blocks) const {

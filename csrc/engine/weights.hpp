@@ -24,8 +24,8 @@ struct Panel {
   std::ptrdiff_t block_stride;  // in elements
 };
 
-// How many blocks a product straight from stored weights is of, the last one excepted: as many as `least` or `most`, and
-// what lies between by doubling. Those of one product begin at a multiple of their number.
+// How many blocks a product straight from stored weights is of: `least`, twice as many and so on up to `most`; they begin
+// at a multiple of this number, and the last ones may be fewer.
 struct Together {
   int least, most;
 };

@@ -52,6 +52,8 @@ def times_of(
     """
     groups, integers = reading.window.groups, reading.integers
     able = candidates(format, integers=integers, groups=groups, shape=shape, zeros=reading.zeros)
+    if not able:
+        raise DovetailError(f"no kernel holds {format.describe()} for {'uint8' if integers else 'float32'} activations")
     sides, density = shape or format.shape, f"{format.density:.2f}"
     if "blocks" in able:
         density += f", {_block_density(format, sides, integers):.2f} in blocks"
@@ -84,19 +86,13 @@ def _times(
 def candidates(
     format: Format, *, integers: bool, groups: int = 1, shape: tuple[int, ...] | None = None, zeros: bool = False
 ) -> tuple[str, ...]:
-    """The kernels that can hold the weights, and may gain by it: those for zeros where there are many.
-
-    Raises DovetailError where there are none.
-    """
+    """The kernels that can hold the weights, and may gain by it: those for zeros where there are many."""
     gains = {"codes", "dense"} | ({"inputs"} if zeros else set())
     if format.density <= DENSE:
         gains |= {"mask", "slots"}
     if format.density <= BLOCKS and _block_density(format, shape or format.shape, integers) <= BLOCKS:
         gains.add("blocks")
-    able = tuple(kernel for kernel in kernels(format, integers=integers, groups=groups, shape=shape) if kernel in gains)
-    if not able:
-        raise DovetailError(f"no kernel holds {format.describe()} for {'uint8' if integers else 'float32'} activations")
-    return able
+    return tuple(kernel for kernel in kernels(format, integers=integers, groups=groups, shape=shape) if kernel in gains)
 
 
 def _block_density(format: Format, shape: tuple[int, ...], integers: bool) -> float:
