@@ -122,15 +122,14 @@ class Plan:
         return self.grids.get(self.root(value))
 
     def often_zero(self, value: str) -> bool:
-        """Whether many of its numbers are expected to be zero: codes that begin there, or what a ReLU has passed."""
-        if (grid := self.grid(value)) is not None:
-            return grid.zero == 0
+        """Whether many of its numbers may be expected to be zero: what a ReLU has passed, or the largest of such."""
         maker = self.makers.get(self.root(value))
         if maker is None:
             return False
-        if maker.epilogue.activation is Activation.RELU or maker.epilogue.low == 0:
-            return True
-        return isinstance(maker, Pool | Copy) and all(self.often_zero(name) for name in maker.inputs)
+        if isinstance(maker, Copy) or (isinstance(maker, Pool) and maker.kind == 0):
+            return all(self.often_zero(name) for name in maker.inputs)
+        end = maker.epilogue
+        return end.activation is Activation.RELU or (end.activation is Activation.NONE and end.limits()[0] == 0)
 
     def add(self, layer: Layer) -> None:
         self.layers.append(layer)
