@@ -21,7 +21,6 @@ class InputWeights final : public StoredWeights {
       throw std::invalid_argument("weights input by input: in groups an input has weights for some outputs only");
     for (int i = 0; coded && i < 4 * entries; ++i) table_.push_back(table[i % entries]);
     each([&](const Position& at, std::int64_t number) { put(at, values[number]); });
-    if (coded && shape.inputs % 4) fill_up();
   }
 
   Panel panel(const Primitives& p, int first_block, int blocks, int first, int count, std::byte* room) const override {
@@ -55,6 +54,7 @@ class InputWeights final : public StoredWeights {
   InputRows rows(int block) const {
     return {.rows = rows_.data() + block * lanes / unit_outputs * 64,
             .row_bytes = std::ptrdiff_t(row_bytes()),
+            .channels = shape_.inputs,
             .table = coded ? table_.data() : nullptr};
   }
   // Where a weight lies; of codes, those from bit `shift` on.
@@ -84,16 +84,6 @@ class InputWeights final : public StoredWeights {
         for (int channel = 0; channel < shape_.inputs; ++channel)
           for (int lane = 0, output = block * lanes; lane < lanes && output < outputs; ++lane, ++output)
             use({block, lane, tap, channel}, (std::int64_t(output) * shape_.inputs + channel) * taps + tap);
-  }
-  // The channels that only fill up a tap's last group of four: what they are multiplied with may be any number.
-  void fill_up() {
-    const auto zero = std::find(table_.begin(), table_.begin() + entries, 0) - table_.begin();
-    if (zero == entries)
-      throw std::invalid_argument("weights as codes: channels are filled up to a multiple of four, and no code is zero");
-    for (int block = 0; block < blocks(); ++block)
-      for (int tap = 0; tap < taps; ++tap)
-        for (int channel = shape_.inputs; channel < spans[block].count; ++channel)
-          for (int lane = 0; lane < lanes; ++lane) put({block, lane, tap, channel}, Value(zero));
   }
 
   std::vector<std::int8_t> table_;  // its entries four times

@@ -62,6 +62,7 @@ struct Steps {
 struct InputRows {
   const std::uint8_t* rows;  // int8, float32 or codes
   std::ptrdiff_t row_bytes;  // from one to the next
+  int channels;              // of a tap that are read: not those that only fill it up
   const std::int8_t* table;  // for codes: the 16 entries, four times; else null
 };
 constexpr int row_outputs = 4096;  // of a product, at most: the sums stay in the first cache

@@ -121,14 +121,14 @@ class TestDamage:
 
     def test_never_crashes(self, artefact: Artefact, tmp_path: Path) -> None:
         export_plan(artefact, tmp_path / "model.plan")
-        self.crash(tmp_path)
+        self.damage(tmp_path)
 
     @pytest.mark.parametrize("name", STORED)
     def test_never_crashes_input_by_input(self, name: str, tmp_path: Path) -> None:
         (tmp_path / "model.plan").write_bytes(plan_by_input(name))
-        self.crash(tmp_path)
+        self.damage(tmp_path)
 
-    def crash(self, tmp_path: Path) -> None:
+    def damage(self, tmp_path: Path) -> None:
         """Most of the damaged plans have a checksum that fits, as a forger's would."""
         build("g++", "-std=c++20", ROOT / "tests" / "native" / "fuzz_plan.cpp", tmp_path / "fuzz_plan")
         command = [tmp_path / "fuzz_plan", str(TIMES), tmp_path / "model.plan"]

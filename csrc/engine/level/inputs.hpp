@@ -132,13 +132,12 @@ void inputs_product(const Tile<Input, Weight, Sum>& tile, const InputRows& rows)
     list.fill_up();
     add_rows(reader, list, rows, vectors, sums);
   };
-  for (int tap = 0, column = 0; tap < tile.tap_count; ++tap) {
+  for (int tap = 0; tap < tile.tap_count; ++tap) {
     const Input* input = tile.input + tile.taps[tap] + tile.pixels[0];
-    for (int left = tile.channels; left > 0; left -= inputs_at_once, input += inputs_at_once) {
-      const int count = left < inputs_at_once ? left : inputs_at_once;
+    for (int channel = 0; channel < rows.channels; channel += inputs_at_once) {
+      const int left = rows.channels - channel, column = tap * tile.channels + channel;
       if (list.full(column)) add(), list.begin(column);
-      list.append(input, count, column);
-      column += count;
+      list.append(input + channel, left < inputs_at_once ? left : inputs_at_once, column);
     }
   }
   add();

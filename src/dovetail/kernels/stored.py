@@ -117,7 +117,7 @@ def stored(
         raise DovetailError(f"the kernel for {kernel} takes no groups, whose outputs read no channels but their own")
     if kernel == "codes":
         return _codes(inner, shape, integers)
-    if kernel == "inputs" and integers and (coded := _coded(inner, shape, integers)) and coded.bits <= INPUT_BITS:
+    if kernel == "inputs" and integers and (coded := _coded(inner, integers)) and coded.bits <= INPUT_BITS:
         return _coded_inputs(coded, shape)
     if not integers:
         return _packed(kernel, np.float32, inner.decode, np.ones(shape[0], np.float32), (*shape, groups))
@@ -198,50 +198,54 @@ def _packed(kernel: str, kind: type, decode: Callable[[], Array], scale: Floats,
 
 
 def _codes(format: Format, shape: Sides, integers: bool) -> Stored:
-    coded = _coded(format, shape, integers)
+    coded = _coded(format, integers)
     if coded is None:
         raise DovetailError(f"{format.describe()} has no one table of 8 bits with a scale for each output")
+    if integers and shape[1] % 4 and not (coded.table == 0).any():
+        # Channels that fill up a group of four are multiplied by zero.
+        bits = max(coded.bits, int(coded.table.size).bit_length())
+        coded = replace(coded, table=np.append(coded.table, 0), bits=bits)
     if coded.bits > 8:
         raise DovetailError("of 256 codes none is zero, with which channels are filled up to a multiple of four")
-    full: Array = np.zeros(256, np.int8 if integers else np.float32)
-    full[: coded.table.size] = coded.table
-    return Stored(
-        "codes",
-        shape,
-        full.dtype,
-        np.broadcast_to(coded.scale, shape[:1]).astype(np.float32),
-        lambda: full[coded.codes].reshape(shape),
-        lambda packer: packer.pack_codes(coded.codes, coded.bits, full, (*shape, 1)),
-    )
+    codes, bits = coded.codes, coded.bits
+
+    def pack(packer: Packer, table: Array) -> _native.Weights:
+        return packer.pack_codes(codes, bits, table, (*shape, 1))
+
+    return _looked_up("codes", coded, 256, shape, integers, pack)
 
 
 def _coded_inputs(coded: _Table, shape: Sides) -> Stored:
-    table = np.zeros(1 << INPUT_BITS, np.int8)
+    def pack(packer: Packer, table: Array) -> _native.Weights:
+        return packer.pack_coded_inputs(coded.codes, table, (*shape, 1))
+
+    return _looked_up("inputs", coded, 1 << INPUT_BITS, shape, True, pack)
+
+
+def _looked_up(
+    kernel: str,
+    coded: _Table,
+    entries: int,
+    shape: Sides,
+    integers: bool,
+    pack: Callable[[Packer, Array], _native.Weights],
+) -> Stored:
+    """`pack` is given the table, with zeros up to so many entries."""
+    table: Array = np.zeros(entries, np.int8 if integers else np.float32)
     table[: coded.table.size] = coded.table
+    scale = np.broadcast_to(coded.scale, shape[:1]).astype(np.float32)
     return Stored(
-        "inputs",
-        shape,
-        table.dtype,
-        np.broadcast_to(coded.scale, shape[:1]).astype(np.float32),
-        lambda: table[coded.codes].reshape(shape),
-        lambda packer: packer.pack_coded_inputs(coded.codes, table, (*shape, 1)),
+        kernel, shape, table.dtype, scale, lambda: table[coded.codes].reshape(shape), lambda packer: pack(packer, table)
     )
 
 
-def _coded(format: Format, shape: Sides, integers: bool) -> _Table | None:
-    """As `_table`, for integers of whole multiples of a step; then with a zero, if channels must be filled up.
-
-    Raises DovetailError where they are no multiples of one.
-    """
+def _coded(format: Format, integers: bool) -> _Table | None:
+    """As `_table`; for integers of whole multiples of a step. Raises DovetailError where they are none."""
     found = _table(format)
     if found is None or not integers:
         return found
     whole, step = _whole_multiples(found.table)
-    bits = found.bits
-    if shape[1] % 4 and not (whole == 0).any():  # channels that fill up a group of four are multiplied by zero
-        whole = np.append(whole, 0)
-        bits = max(bits, int(whole.size - 1).bit_length())
-    return _Table(found.codes, whole, found.scale * step, bits)
+    return replace(found, table=whole, scale=found.scale * step)
 
 
 def _unwrapped(format: Format) -> Format:
