@@ -10,6 +10,7 @@ from PIL import Image
 
 import dovetail
 from dovetail import cli
+from dovetail.hardware.arch import CHIPS
 
 NETWORK = """
 import torch
@@ -115,6 +116,20 @@ def test_latency_on_a_chip_is_a_budget(network: str, tmp_path: Path, capsys: pyt
     assert run(*command, "--latency", 0.8) == 0
     (factor,) = re.findall(r"speed-up: ([\d.]+) on edge_npu", " ".join(capsys.readouterr().out.split()))
     assert float(factor) >= 1.25
+
+
+def test_zeros_are_a_way_to_a_latency_where_they_are_skipped(
+    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npu = (CHIPS / "edge_npu.toml").read_text("utf-8")
+    chip = tmp_path / "skipper.toml"
+    chip.write_text(npu.replace("[arithmetic]\n", '[arithmetic]\nskips = ["W"]\n'))
+    command = ("compress", network, "--input-shape", "3x32x32", "--recipe", "magnitude", "--latency", 0.8, "--dry-run")
+    assert run(*command, "--out", tmp_path, "--target", chip) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    (factor,) = re.findall(r"Latency falls where zeros are left out \(speed-up: ([\d.]+) on", said)
+    assert float(factor) >= 1.25
+    assert "latency = 0.8 cannot be met" in complaint(capsys, *command, "--out", tmp_path, "--target", "edge_npu")
 
 
 def test_latency_where_none_is_known_is_refused(

@@ -1,6 +1,7 @@
 """Han et al. 2015: what the paper says of pruning by magnitude, and the arithmetic of its tables."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,6 +222,27 @@ def test_a_pruned_network_is_pruned_further_from_what_is_left() -> None:
     assert trace(bake(model), x).nonzero_macs == pytest.approx(0.25 * total, rel=0.02)
 
 
+@pytest.mark.parametrize("keep", [{}, {"0": 0.9}])
+def test_a_budget_of_latency_is_met_where_zeros_save_time(keep: dict[str, float]) -> None:
+    def latency(module: nn.Module, x: torch.Tensor) -> float:
+        return 0.2 * whole + trace(bake(module), x).nonzero_macs
+
+    x = torch.rand(1, 2, 8, 8)
+    model, whole = convolutional(), trace(convolutional(), x).macs
+    context = Context(loss=lambda m: 0.0, example=x, latency=latency)
+    method = Magnitude(budget=Budget(latency=0.6), rounds=1, keep=keep)
+    pruned = method.apply(model, method.plan(model, context), 0, context)
+    assert 0.55 < latency(pruned, x) / (1.2 * whole) <= 0.6
+
+
+def test_a_budget_of_latency_is_refused_where_zeros_save_none() -> None:
+    context = Context(loss=lambda m: 0.0, example=torch.rand(1, 2, 8, 8), latency=lambda module, x: 1e-3)
+    with pytest.raises(RecipeError, match=r"latency = 0.5 cannot be met: with 2% of the operations left it is 1.000"):
+        Magnitude(budget=Budget(latency=0.5)).plan(convolutional(), context)
+    with pytest.raises(RecipeError, match=r"needs the target"):
+        Magnitude(budget=Budget(latency=0.5)).plan(convolutional(), replace(context, latency=None))
+
+
 def test_a_budget_that_cannot_be_met_is_refused() -> None:
     context = Context(loss=lambda m: 0.0, example=torch.rand(1, 2, 8, 8))
     with pytest.raises(RecipeError, match=r"macs = 0.1 cannot be met: 0.\d+ of the network is not in the weights"):
@@ -232,7 +254,6 @@ def test_a_budget_that_cannot_be_met_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": Budget(latency=0.5)}, r"magnitude.budget must be of macs or params .*, got latency"),
         ({"sparsity": 1.0}, r"magnitude.sparsity must be a fraction in \[0, 1\), got 1.0"),
         ({"sparsity": 90}, r"magnitude.sparsity must be a fraction in \[0, 1\), got 90"),
         ({"rounds": 0}, r"magnitude.rounds must be 1 or more, got 0"),

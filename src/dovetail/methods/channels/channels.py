@@ -22,7 +22,7 @@ from torch import nn
 
 from dovetail.errors import ModelError, RecipeError
 from dovetail.methods.allocation import measured_at, rises
-from dovetail.methods.budget import Budget
+from dovetail.methods.budget import Budget, largest
 from dovetail.methods.channels.costs import Costs, share_out
 from dovetail.methods.channels.groups import Dependencies, Group, dependencies
 from dovetail.methods.channels.importance import Importance, scores
@@ -31,7 +31,6 @@ from dovetail.methods.channels.repair import take_out
 from dovetail.methods.method import Context, Kind, Method, Plan, check
 
 FRACTIONS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-BISECTIONS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,15 +146,13 @@ class Channels(Method):
                 f"the budget latency = {self.budget.fraction:g} cannot be met: {reached / whole:.3f} is what the "
                 "chosen channels reach"
             )
-        low, high, best = costs("macs", smallest) / costs("macs", {}), 1.0, smallest
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            sizes = share_out(costs, curves, "macs", middle)
-            if seconds(sizes) <= wanted:
-                low, best = middle, sizes
-            else:
-                high = middle
-        return best
+
+        def fits(fraction: float) -> bool:
+            return seconds(share_out(costs, curves, "macs", fraction)) <= wanted
+
+        least = costs("macs", smallest) / costs("macs", {})
+        found = largest(fits, least)
+        return smallest if found == least else share_out(costs, curves, "macs", found)
 
 
 def chosen_groups(method: Method, found: Dependencies) -> dict[str, Group]:

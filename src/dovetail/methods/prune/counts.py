@@ -39,8 +39,8 @@ class Sizes:
     network_params: int
 
     def costs(self, budget: Budget | None) -> dict[str, float]:
-        """What each weight costs dense, in the budget's quantity; without a budget, in parameters."""
-        quantity = "params" if budget is None else budget.quantity
+        """What each weight costs dense: in parameters, or where the budget is of macs or latency, in macs."""
+        quantity = "params" if budget is None or budget.quantity == "params" else "macs"
         return {name: float(getattr(size, quantity)) for name, size in self.weights.items()}
 
     def permitted(self, budget: Budget) -> float:

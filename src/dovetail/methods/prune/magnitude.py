@@ -19,6 +19,7 @@ weights never return. Weights that have lost their path to the output go too (`d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -28,12 +29,20 @@ from torch import Tensor, nn
 
 from dovetail.errors import RecipeError
 from dovetail.formats import Layout
-from dovetail.methods.budget import Budget
+from dovetail.methods.budget import Budget, largest
 from dovetail.methods.constraint import Constraint, constrain, find
 from dovetail.methods.method import Context, Kind, Method, Plan, check, layer_path
-from dovetail.methods.prune.counts import Sizes, check_budget, measure
+from dovetail.methods.prune.counts import Sizes, measure
 from dovetail.methods.prune.dead_units import live
-from dovetail.methods.prune.sensitivity import Curve, kept_largest, least_loss, scan, share_out, weight_errors
+from dovetail.methods.prune.sensitivity import (
+    KEPT_FRACTIONS,
+    Curve,
+    kept_largest,
+    least_loss,
+    scan,
+    share_out,
+    weight_errors,
+)
 
 SHARINGS = ("least_loss", "sensitivity", "uniform")
 
@@ -78,7 +87,8 @@ class Magnitude(Method):
     """The fraction of all the chosen layers' weights that is zero in the end."""
 
     budget: Budget | None = None
-    """What the network may cost instead: macs or params, both of nonzero weights. `sparsity` is then not used."""
+    """What the network may cost instead: macs or params, both of nonzero weights, or latency on a target that leaves
+    zeros out: a chip for that, or "cpu" with a `block` that it knows. `sparsity` is then not used."""
 
     rounds: int = 3
     """How many times to prune and retrain."""
@@ -102,7 +112,6 @@ class Magnitude(Method):
         check(self.rounds >= 1, self.name, "rounds", "1 or more", self.rounds)
         check(self.allocation in SHARINGS, self.name, "allocation", ", ".join(SHARINGS), self.allocation)
         check(min(self.block) >= 1, self.name, "block", "two numbers of 1 or more", self.block)
-        check_budget(self.budget, self.name)
         for pattern, kept in self.keep.items():
             check(0 < kept <= 1, self.name, f"keep.{pattern}", "a fraction in (0, 1]", kept)
 
@@ -117,6 +126,8 @@ class Magnitude(Method):
         free = {name: cost for name, cost in costs.items() if name not in by_hand}
         target = self._target(sizes, {name: by_hand[name] * costs[name] for name in by_hand}, sum(free.values()))
         curves = self._curves(model, list(free), context)
+        if self.budget is not None and self.budget.quantity == "latency":
+            target = self._by_latency(model, self.budget.fraction, by_hand, curves, free, context)
         plan: Plan = {name: {"kept": [], "weights": size.params} for name, size in sizes.weights.items()}
         last = by_hand | self._share(curves, free, 1 - target)
         for stage in range(self.rounds):
@@ -140,10 +151,37 @@ class Magnitude(Method):
         """The fraction that may stay of the layers which are not given by hand, `free` in all, in the end."""
         if self.budget is None:
             return 1 - self.sparsity
+        if self.budget.quantity == "latency":
+            return 1.0  # that is found once it is known how operations are shared
         permitted = sizes.permitted(self.budget) - sum(by_hand.values())
         if free and permitted <= 0:
             raise RecipeError("magnitude.budget cannot be met: what magnitude.keep keeps alone costs more")
         return min(1.0, permitted / free) if free else 1.0
+
+    def _by_latency(
+        self,
+        model: nn.Module,
+        wanted: float,
+        by_hand: dict[str, float],
+        curves: Mapping[str, Curve],
+        costs: Mapping[str, float],
+        context: Context,
+    ) -> float:
+        """The largest fraction of the layers' operations with which the network takes at most `wanted` of its time."""
+        whole = context.cost(model, "latency")
+
+        def taken(target: float) -> float:
+            kept = by_hand | self._share(curves, costs, 1 - target)
+            rows = {name: {"kept": [fraction]} for name, fraction in kept.items()}
+            return context.cost(self.apply(copy.deepcopy(model).eval(), rows, 0, context), "latency") / whole
+
+        least = KEPT_FRACTIONS[-1]
+        if (reached := taken(least)) > wanted:
+            raise RecipeError(
+                f"the budget latency = {wanted:g} cannot be met: with {least:.0%} of the operations left it is "
+                f"{reached:.3f}. Zeros save time on chips that skip them, and on cpu where block = [16, 4]"
+            )
+        return largest(lambda target: taken(target) <= wanted, least)
 
     def _curves(self, model: nn.Module, names: list[str], context: Context) -> dict[str, Curve]:
         if self.allocation == "uniform" or not names:
