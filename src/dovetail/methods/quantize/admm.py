@@ -18,8 +18,9 @@ refitted at every step; the gradient passes straight through to W. So what is tr
 that is not quantised among it, is what is deployed. By default that is nearly all of it, and the pull before it is
 weak: in trainings of some epochs W is still far from G when it ends, and more of it costs accuracy (ResNet-20, signs, 8
 epochs at the usual rate: 89.5 % with a pull of a tenth or less, 88.6 % with 0.3, 85.1 % with 0.4 and `last_rho` 10; at
-three times the rate, with a scale for each filter, 90.0 % with a tenth, 89.7 % with 0.03). Of a small network a longer
-and stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings W to G, as in the paper.
+three times the rate, with a scale for each filter, 90.0 % with a tenth, 89.7 % with 0.03). Signs with a scale for each
+filter and no pull are `bwn`. Of a small network a longer and stronger pull (`pull` 0.8, `last_rho` 10, with SGD) brings
+W to G, as in the paper.
 
 With `per_filter` each filter has a scale of its own, as in `bwn` and `twn`. ResNet-20 comes to 90.0 % with signs
 instead of 89.8 %, and to 90.6 % with ternary values instead of 91.0 %: one seed, which as much depends on.
