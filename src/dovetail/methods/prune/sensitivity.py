@@ -60,7 +60,8 @@ def scan(
 ) -> dict[str, Curve]:
     """For each named weight, the rise of the loss when that weight alone is pruned to each of KEPT_FRACTIONS.
 
-    `mask` gives what stays of a weight at a kept fraction.
+    `mask` gives what stays of a weight at a kept fraction. Not by `context.probe`: with that quarter of the images
+    ResNet-20, a third of its operations left, has 76.6 % before it is retrained, instead of 79.4 %.
     """
     plain, loss = bake(model), context.loss
     parameters = dict(plain.named_parameters())
