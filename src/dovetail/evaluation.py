@@ -278,13 +278,14 @@ def in_words(
             "The file shrinks. In floating point latency rises a little, for layers round what they read; exported "
             "(`dovetail export`), those whose weights and inputs are quantised compute in integers."
         )
-    found = ", ".join(f"{factor:.2f} on {target}" for target, factor in times.items())
     if not {"shrink", "rebuild"} & set(kinds):
-        if max(times.values(), default=0) >= FASTER:
-            return f"Latency falls where zeros are left out (speed-up: {found}); {zeros}. The file shrinks."
+        faster = {target: times[target] for target in times if target not in DENSE_RUNTIMES and times[target] >= FASTER}
+        if "prune" in kinds and faster:
+            return f"Latency falls where zeros are left out (speed-up: {_listed(faster)}); {zeros}. The file shrinks."
         return f"Latency stays: {zeros}. The file shrinks."
     if not times:
         return "Whether latency falls was not looked at."
+    found = _listed(times)
     if min(times.values()) >= FASTER:
         return f"Latency falls, for the layers themselves are smaller or fewer; speed-up: {found}."
     more = ""
@@ -292,6 +293,10 @@ def in_words(
         more = f", and {layers[1]} layers have more of it than {layers[0]}"
     reason = f"layers this small take their time for being called and for moving data, not for multiplying{more}"
     return f"Latency hardly falls, if at all (speed-up: {found}): {reason}."
+
+
+def _listed(times: Mapping[str, float]) -> str:
+    return ", ".join(f"{factor:.2f} on {target}" for target, factor in times.items())
 
 
 def expectations(
