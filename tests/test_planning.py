@@ -101,4 +101,7 @@ def test_progress_is_shown_and_ends_where_the_method_expects(name: str) -> None:
         assert not progress.tasks
     [(completed, total)] = shown
     assert completed > 1
-    assert total == completed or (total is None and name in ("svd", "depth"))
+    if name == "svd":  # stacks that are no smaller than their layer turn up on the way
+        assert completed <= total < 1.3 * completed
+    else:
+        assert total == (None if name == "depth" else completed)

@@ -110,15 +110,17 @@ class Decomposition(Method):
         proportional to their weights' errors.
         """
         trial = copy.deepcopy(model)
-        base = context.probe(trial) if context.probe is not None else 0.0
         probes = context.probes(model, len(calls))
+        settings = {path: self.options(call.layer) for path, call in calls.items()}
+        context.expect(1 + sum(len(measured_at(len(each), probes)) for each in settings.values()))
+        base = context.probe(trial) if context.probe is not None else 0.0
         found: dict[str, list[Option]] = {}
         for path, call in calls.items():
             whole = self._cost(call.layer, call, context)
-            settings = self.options(call.layer)
+            solved = self.solve(model, path, settings[path], context)
             rows = [
                 (setting, stack, cost)
-                for setting, stack in zip(settings, self.solve(model, path, settings, context), strict=True)
+                for setting, stack in zip(settings[path], solved, strict=True)
                 if (cost := self._cost(stack, call, context)) < whole
             ]
             stacks = [stack for _, stack, _ in rows]

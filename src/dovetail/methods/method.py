@@ -57,7 +57,7 @@ class Context:
     """Seconds that a module takes on one input, on the target that a budget of latency names."""
 
     expect: Callable[[int], None] = lambda losses: None
-    """To be told how many losses are going to be measured, by who knows it: shown as progress."""
+    """To be told how many losses are going to be measured, or a few more, by who knows it: shown as progress."""
 
     rebuilding: bool = False
     """Whether only the structure matters, because the values of all tensors will be loaded afterwards."""
